@@ -1,0 +1,69 @@
+"""Settings: from keyword arguments, or from ``REDISMEM_*`` variables of the environment, or the defaults.
+
+A keyword wins over the environment. Names that do not exist and values that cannot work are a `ConfigError`.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from redismem.errors import ConfigError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Limit = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """How a memory behaves. Frozen; times are seconds, sizes are bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(default="embedded://", repr=False)
+    """Where the server is; see `redismem.link.endpoint`. It may hold a password, so it is never shown."""
+    prefix: str = "redismem"
+    """First segment of every key."""
+
+    session_ttl: Seconds | None = None
+    """A session that is idle for this long expires as a whole; `None`: only what is given a TTL expires."""
+    refresh_on_read: bool = False
+    """Whether reads count as activity for `session_ttl`. Writes always do."""
+
+    max_value_bytes: Limit = 64 * 1024 * 1024
+    """Longest stored value, after compression; and the longest value that is ever decoded."""
+    max_fields: Limit | None = None
+    """Most keys that one namespace of a session may hold. Checked in the script that writes."""
+    max_namespaces: Limit | None = None
+    """Most namespaces that one session may hold. Checked in the script that writes."""
+
+    compression: Literal["auto", "zstd", "gzip", "off"] = "auto"
+    """`auto` is zstd where it is installed, else gzip."""
+    compress_threshold: Limit = 4096
+    """Values whose document is at least this long are compressed, if that makes them shorter."""
+
+    timeout: Seconds = 5.0
+    """Longest wait for a reply."""
+    connect_timeout: Seconds = 5.0
+    """Longest wait for a connection."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """How often a call that is safe to repeat is sent again after the connection failed."""
+    update_attempts: Limit = 100
+    """How often `update` starts over when others changed the value, before it raises `Conflict`."""
+    embedded_linger: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """How long a shared embedded server stays after its last user left."""
+
+    @classmethod
+    def of(cls, url: str | None = None, environment: Mapping[str, str] = os.environ, **settings: Any) -> Self:
+        """Settings from keywords over the environment over the defaults. Raises `ConfigError`."""
+        given = {name: environment[f"REDISMEM_{name.upper()}"] for name in cls.model_fields if _is_set(environment, name)}
+        given |= settings if url is None else settings | {"url": url}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+            raise ConfigError(f"settings: {problems}") from None
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    return f"REDISMEM_{name.upper()}" in environment

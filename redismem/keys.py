@@ -1,0 +1,165 @@
+r"""Every key name is built here, and nowhere else.
+
+A key is `<prefix>:<kind>:{<id>}:<what>[:<name>]`, such as `redismem:session:{abc}:ns:flags`. Ids and names are
+percent-encoded, one to one, into `A-Za-z0-9._~-` and `%`. So no id can reach another id's key, leave its hash tag
+or act as a glob; two different ids never share a key; and every key of one session has the id as its hash tag, which
+keeps the session in one slot of a cluster. The fields of a hash are the caller's keys as they are.
+
+Whatever cannot name anything is an `InvalidKey` before anything is sent.
+"""
+
+import re
+import reprlib
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from redismem.errors import ConfigError, InvalidKey
+
+MAX_BYTES = 512
+"""What a segment (percent-encoded) or a field may take, in bytes."""
+
+_SAFE = re.compile(rf"[A-Za-z0-9._~-]{{1,{MAX_BYTES}}}")
+_PREFIX = re.compile(r"[A-Za-z0-9._~-]+(?::[A-Za-z0-9._~-]+)*")
+_GLOB = re.compile(r"[*?\[\]\\^-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names of all keys under one `prefix`.
+
+    The prefix is one or more segments of `A-Za-z0-9._~-` joined by `:`, else `ConfigError`. Every method that
+    takes an id or a name raises `InvalidKey` when it is empty, no `str`, not text, or too long.
+    """
+
+    prefix: str = "redismem"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prefix, str) or not _PREFIX.fullmatch(self.prefix):
+            raise ConfigError(
+                f"the key prefix {reprlib.repr(self.prefix)} cannot be used: "
+                "it takes segments of letters, digits, '.', '_', '~' and '-', joined by ':'"
+            )
+
+    def session_meta(self, session_id: str) -> str:
+        """The hash that describes a session: `redismem:session:{abc}:meta`."""
+        return self._session(session_id, "meta")
+
+    def session_namespace(self, session_id: str, namespace: str) -> str:
+        """The hash of a namespace's values: `redismem:session:{abc}:ns:flags`."""
+        return self._session(session_id, "ns", namespace)
+
+    def session_deadlines(self, session_id: str, namespace: str) -> str:
+        """The sorted set of a namespace's field deadlines: `redismem:session:{abc}:ttl:flags`.
+
+        Only servers whose fields cannot expire by themselves have it.
+        """
+        return self._session(session_id, "ttl", namespace)
+
+    def session_meta_pattern(self) -> str:
+        """What `SCAN MATCH` takes to find the `session_meta` of every session."""
+        return f"{escape_glob(self.prefix)}:session:{{*}}:meta"
+
+    def session_id_of(self, meta_key: bytes | str) -> str:
+        """The id whose `session_meta` is `meta_key`; `InvalidKey` when there is none."""
+        head, tail = f"{self.prefix}:session:{{", "}:meta"
+        try:
+            name = meta_key.decode() if isinstance(meta_key, bytes) else meta_key
+            if name.startswith(head) and name.endswith(tail):
+                return decode_segment(name[len(head) : -len(tail)])
+        except (InvalidKey, UnicodeDecodeError, AttributeError):
+            pass
+        raise InvalidKey(f"{_shown(meta_key)} is no session's meta key under the prefix {self.prefix!r}")
+
+    def _session(self, session_id: str, part: str, *names: str) -> str:
+        try:
+            return _session_key(self.prefix, session_id, part, *names)
+        except TypeError:  # something that cannot be hashed, so the cache cannot judge it
+            return _session_key.__wrapped__(self.prefix, session_id, part, *names)
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: what is no str must not find the entry of a str that it equals
+def _session_key(prefix: str, session_id: str, part: str, *names: str) -> str:
+    segments = [part, *(encode_segment(name, "namespace") for name in names)]
+    return f"{prefix}:session:{{{encode_segment(session_id, 'session_id')}}}:{':'.join(segments)}"
+
+
+def encode_segment(text: str, what: str) -> str:
+    """`text` as a segment of a key: UTF-8 bytes outside `A-Za-z0-9._~-` become `%XX`.
+
+    Different texts give different segments, and `decode_segment` reads them back. `what` names the argument in
+    the `InvalidKey` raised when `text` is empty, no `str`, holds a lone surrogate, or takes more than
+    `MAX_BYTES` bytes encoded.
+    """
+    if type(text) is not str:
+        text = _plain(text, what)
+    if _SAFE.fullmatch(text):
+        return text
+    if not text:
+        raise _empty(what)
+    if len(text) <= MAX_BYTES and len(segment := quote_from_bytes(_utf8(text, what), safe="")) <= MAX_BYTES:
+        return segment
+    raise _too_long(text, what, "percent-encoded")
+
+
+def decode_segment(text: str) -> str:
+    """The text whose segment is `text`; `InvalidKey` for anything that `encode_segment` would not have given."""
+    try:
+        original = unquote_to_bytes(text).decode()
+        if encode_segment(original, "segment") == text:
+            return original
+    except (InvalidKey, UnicodeError, AttributeError, TypeError):
+        pass
+    raise InvalidKey(f"{_shown(text)} is no segment of a key that redismem wrote")
+
+
+def field(key: str) -> bytes:
+    """The hash field that holds `key`: the key itself in UTF-8, as an operator reads it.
+
+    `InvalidKey` when the key is empty, no `str`, holds a lone surrogate, or takes more than `MAX_BYTES` bytes.
+    """
+    if type(key) is not str:
+        key = _plain(key, "key")
+    raw = _utf8(key, "key")
+    if 0 < len(raw) <= MAX_BYTES:
+        return raw
+    raise _too_long(key, "key", "in UTF-8") if raw else _empty("key")
+
+
+def field_name(raw: bytes) -> str:
+    """The key that the hash field `raw` holds; `InvalidKey` when it is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise InvalidKey(f"the hash field {_shown(raw)} is not UTF-8, so it is no key that redismem wrote") from None
+
+
+def escape_glob(text: str) -> str:
+    """A glob for `SCAN MATCH` that matches `text` and nothing else."""
+    return _GLOB.sub(r"\\\g<0>", text)
+
+
+def _plain(text: object, what: str) -> str:
+    """The characters of a `str`, whatever a subclass of it, such as an enum, makes of `str()` and `format()`."""
+    if isinstance(text, str):
+        return str.__str__(text)
+    raise InvalidKey(f"{what} must be a str, not {type(text).__name__}; convert it first")
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidKey(f"{what} {_shown(text)} holds a lone surrogate, which is not text; clean it first") from None
+
+
+def _empty(what: str) -> InvalidKey:
+    return InvalidKey(f"{what} is empty; give it at least one character")
+
+
+def _too_long(text: str, what: str, form: str) -> InvalidKey:
+    return InvalidKey(f"{what} {_shown(text)} takes more than {MAX_BYTES} bytes {form}; shorten or hash it")
+
+
+def _shown(value: object) -> str:
+    return reprlib.repr(value)[:40]

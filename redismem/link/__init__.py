@@ -1,0 +1,1 @@
+"""Links to the server. Nothing outside this package imports redis-py."""

@@ -1,0 +1,312 @@
+"""The asyncio link: one connection for each event loop, shared by all of its tasks.
+
+Commands issued in one tick of the loop leave in one write. Replies resolve in the order of the commands. A caller that
+is cancelled before the write sends nothing; one cancelled after it leaves a call whose reply is read and dropped, so
+no reply can ever reach another caller.
+
+What waits is bounded: beyond ``MAX_CALLS`` calls or ``MAX_BYTES`` bytes, callers wait for room. A reply that is late
+by the link's timeout breaks the connection, since every later reply waits behind it; the next call connects anew.
+
+Tasks live in the loop that uses them and end with it; making a link needs no loop. Any number of loops, in any number
+of threads, may use one link.
+"""
+
+import asyncio
+import math
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis
+from redis.asyncio.connection import AbstractConnection
+
+from redismem.errors import LinkClosed, LinkError
+from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
+from redismem.link.endpoint import Endpoint
+from redismem.link.faults import Fault, server_error
+from redismem.link.features import Features
+
+MAX_CALLS: Final = 16_384
+MAX_BYTES: Final = 64 * 1024 * 1024
+
+
+class AsyncLink(Link):
+    """Task-safe, thread-safe (a channel for each loop) and fork-safe."""
+
+    def __init__(self, endpoint: Endpoint, patience: Patience) -> None:
+        super().__init__(endpoint, patience)
+        self._channels: dict[asyncio.AbstractEventLoop, _Channel] = {}
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _abandon, self._channels)
+        self._finalizer.atexit = False
+        _links.add(self)
+
+    async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
+        """See `Link.exchange`. The channel's reader notices a dead connection at once, so `fresh` asks nothing more."""
+        channel = self._channels.get(asyncio.get_running_loop()) or self._new_channel()
+        replies = await channel.call(commands)
+        self.traffic.count_exchange(len(commands))
+        return replies
+
+    async def features(self) -> Features:
+        """See `Link.features`: tasks that need the answer at once ask together, once for each loop."""
+        if self._features is None:
+            channel = self._channels.get(asyncio.get_running_loop()) or self._new_channel()
+            async with channel.asking:
+                return await super().features()
+        return self._features
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Link.sleep`."""
+        await asyncio.sleep(seconds)
+
+    async def aclose(self) -> None:
+        """Close the connections of every loop. Calls that wait, and calls from now on, raise `LinkClosed`."""
+        self.closed = True
+        with self._lock:
+            channels = list(self._channels.items())
+            self._channels.clear()
+        here = asyncio.get_running_loop()
+        for loop, channel in channels:
+            if loop is here:
+                await channel.aclose()
+            else:
+                _abort(loop, channel)
+        await asyncio.to_thread(self.endpoint.close)
+
+    def forget(self) -> None:
+        """In a forked child: the parent's loops do not run here; keep their channels unused and untouched."""
+        _inherited.append(self._channels)
+        self._finalizer.detach()
+        self.traffic, self._lock = Traffic(), threading.Lock()
+        self._channels = {}
+
+    def _new_channel(self) -> "_Channel":
+        self.refuse_if_closed()
+        with self._lock:
+            for loop in [loop for loop in self._channels if loop.is_closed()]:
+                del self._channels[loop]
+            return self._channels.setdefault(asyncio.get_running_loop(), _Channel(self.endpoint, self.patience, self.traffic))
+
+
+def _abort(loop: asyncio.AbstractEventLoop, channel: "_Channel") -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(channel.stop)
+
+
+def _abandon(channels: "dict[asyncio.AbstractEventLoop, _Channel]") -> None:
+    for loop, channel in channels.items():
+        _abort(loop, channel)
+
+
+_links: weakref.WeakSet[AsyncLink] = weakref.WeakSet()
+_inherited: list[object] = []
+
+
+def _forget_all() -> None:
+    for link in list(_links):
+        link.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class _Call:
+    """Commands of one caller: written together, answered together."""
+
+    __slots__ = ("commands", "future", "payload", "replies", "since")
+
+    def __init__(self, commands: Sequence[Command], future: "asyncio.Future[list[Reply]]") -> None:
+        self.commands = commands
+        self.payload = packed(commands)
+        self.future = future
+        self.replies: list[Reply] = []
+        self.since = 0.0
+
+    def take(self, reply: Reply) -> bool:
+        """Keep one reply; true when it was the last."""
+        self.replies.append(reply)
+        if len(self.replies) < len(self.commands):
+            return False
+        if not self.future.done():
+            self.future.set_result(self.replies)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _Channel:
+    """One connection of one event loop, and the tasks that write to it and read from it.
+
+    ``_waiting`` holds the calls that are not yet written, ``_flying`` those whose replies are due, oldest first.
+    """
+
+    def __init__(self, endpoint: Endpoint, patience: Patience, traffic: Traffic) -> None:
+        self._endpoint = endpoint
+        self._patience = patience
+        self._traffic = traffic
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Call] = deque()
+        self._flying: deque[_Call] = deque()
+        self._bytes = 0
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._wake = asyncio.Event()
+        self.asking = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+        """Write the commands with those of the same tick and await their replies. Raises `Fault`."""
+        while self._full():
+            await self._wait_for_room()
+        if self._closing:
+            raise LinkClosed("the memory was closed while the call waited")
+        call = _Call(commands, self._loop.create_future())
+        self._waiting.append(call)
+        self._bytes += len(call.payload)
+        self._wake.set()
+        if self._writer is None or self._writer.done():
+            self._writer = self._loop.create_task(self._run(), name="redismem-channel")
+        return await call.future
+
+    def stop(self) -> None:
+        """End the channel's tasks soon; every call fails with `LinkClosed`."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.cancel()
+
+    async def aclose(self) -> None:
+        """`stop`, and wait until the connection is closed."""
+        self.stop()
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    # --- room -------------------------------------------------------------------------------------------------------
+
+    def _full(self) -> bool:
+        return len(self._waiting) + len(self._flying) >= MAX_CALLS or self._bytes > MAX_BYTES
+
+    async def _wait_for_room(self) -> None:
+        room = self._loop.create_future()
+        self._room.append(room)
+        await room
+
+    def _done_with(self, call: _Call) -> None:
+        self._bytes -= len(call.payload)
+        if self._room and not self._full():
+            while self._room:
+                room = self._room.popleft()
+                if not room.done():
+                    room.set_result(None)
+
+    # --- the connection's life --------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Serve calls until the loop or the link ends; connect whenever there is something to send."""
+        try:
+            while True:
+                await self._wake.wait()
+                try:
+                    connection = await self._connect()
+                except (LinkError, redis.RedisError, OSError) as error:
+                    self._fail_all(error)
+                else:
+                    await self._serve(connection)
+        except BaseException:
+            self._closing = True
+            self._fail_all(LinkClosed(f"{self._endpoint.name}: the memory or its event loop was closed"))
+            raise
+
+    async def _connect(self) -> AbstractConnection:
+        if self._endpoint.server is not None:
+            await asyncio.to_thread(self._endpoint.prepare)
+        connection = self._endpoint.asyncio_connection(self._patience.connect_timeout)
+        try:
+            async with asyncio.timeout(self._patience.connect_timeout):
+                await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._traffic.count("connects")
+        return connection
+
+    async def _serve(self, connection: AbstractConnection) -> None:
+        """Write and read until the connection breaks; then every call in flight fails."""
+        reader = self._loop.create_task(self._read(connection), name="redismem-reader")
+        writer = self._loop.create_task(self._write(connection), name="redismem-writer")
+        watchdog = self._loop.create_task(self._watch(), name="redismem-watchdog")
+        tasks = (reader, writer, watchdog)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            await connection.disconnect(nowait=True)
+            errors = [end for end in ends if isinstance(end, Exception)]
+            self._fail_flying(errors[0] if errors else redis.ConnectionError("connection closed"))
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            payload = self._take_off()
+            if payload:
+                await connection.send_packed_command([payload], check_health=False)
+
+    def _take_off(self) -> bytes:
+        """The bytes of all waiting calls whose callers still wait; they are now in flight."""
+        now = self._loop.time()
+        payloads: list[bytes] = []
+        while self._waiting:
+            call = self._waiting.popleft()
+            if call.future.done():
+                self._done_with(call)
+                continue
+            call.since = now
+            payloads.append(call.payload)
+            self._flying.append(call)
+        return payloads[0] if len(payloads) == 1 else b"".join(payloads)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        flying = self._flying
+        while True:
+            try:
+                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            except redis.ResponseError as error:
+                reply = server_error(error, flying[0].commands[len(flying[0].replies)])
+            call = flying[0]
+            if call.take(reply):
+                flying.popleft()
+                self._done_with(call)
+
+    async def _watch(self) -> None:
+        """Ends with an error when the oldest call in flight has waited for longer than the timeout."""
+        timeout = self._patience.timeout
+        while True:
+            age = self._loop.time() - self._flying[0].since if self._flying else 0.0
+            if age >= timeout:
+                raise redis.TimeoutError(f"no reply for {timeout:g} s")
+            await asyncio.sleep(timeout - age)
+
+    # --- failing ----------------------------------------------------------------------------------------------------
+
+    def _fail_flying(self, cause: Exception) -> None:
+        while self._flying:
+            call = self._flying.popleft()
+            call.fail(Fault(cause, unsent=False))
+            self._done_with(call)
+
+    def _fail_all(self, cause: Exception) -> None:
+        self._fail_flying(cause)
+        self._wake.clear()
+        while self._waiting:
+            call = self._waiting.popleft()
+            call.fail(cause if isinstance(cause, LinkClosed) else Fault(cause, unsent=True))
+            self._done_with(call)

@@ -1,0 +1,188 @@
+"""What a link is: commands go in, replies come out, in order, and faults come out as redismem's own errors.
+
+A link has one primitive, :meth:`Link.exchange`: one write, one reply for each command. On it stand ``pipeline`` (many
+commands, one round trip, each with its own reply or error) and ``execute`` (one command). Both are coroutines for
+every link; a blocking link's never suspend.
+
+Retries live here, once. A command that never left the process, or that the server refused because it was loading its
+data, is sent again. One whose reply was lost is sent again only if the caller says that applying it twice is the same
+as applying it once (``retry=True``). Between attempts the link waits, longer each time, with jitter.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+from redis.backoff import ExponentialWithJitterBackoff
+
+from redismem.errors import Busy, LinkClosed, LinkError, RedisMemError
+from redismem.link.endpoint import Endpoint
+from redismem.link.faults import Fault, translated
+from redismem.link.features import Features
+
+Argument = bytes | str | int
+Command = tuple[Argument, ...]
+Reply = Any
+
+
+@dataclass(slots=True)
+class Write:
+    """Commands that end in fields and values. In a batch, neighbours with one `place` leave as one command."""
+
+    commands: Callable[[Sequence[bytes]], Sequence[Command]]
+    """The commands that write these fields and values; equal for all writes to one place."""
+    pairs: Sequence[bytes] = ()
+    place: tuple[object, ...] | None = None
+    """What all but the pairs depends on; None: not to be joined with any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a link waits, and how often it tries again. Times are seconds."""
+
+    timeout: float = 5.0
+    connect_timeout: float = 5.0
+    retries: int = 3
+    backoff_base: float = 0.02
+    backoff_cap: float = 1.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after failed attempt number `attempt` (from 1), with jitter."""
+        delay: float = ExponentialWithJitterBackoff(self.backoff_cap, self.backoff_base).compute(attempt)
+        return delay
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a link has done since it was made."""
+
+    round_trips: int = 0
+    commands: int = 0
+    connects: int = 0
+    retries: int = 0
+
+
+class Traffic:
+    """Counts what a link does. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(Stats.__slots__, 0)
+
+    def count_exchange(self, commands: int) -> None:
+        """One round trip of so many commands."""
+        with self._lock:
+            self._counts["round_trips"] += 1
+            self._counts["commands"] += commands
+
+    def count(self, what: str) -> None:
+        """One of `Stats`' events."""
+        with self._lock:
+            self._counts[what] += 1
+
+    def stats(self) -> Stats:
+        """The counts so far."""
+        with self._lock:
+            return Stats(**self._counts)
+
+
+class Link(ABC):
+    """A way to one server. Thread-safe; see the subclasses for what else each may share."""
+
+    def __init__(self, endpoint: Endpoint, patience: Patience) -> None:
+        self.endpoint = endpoint
+        self.patience = patience
+        self.traffic = Traffic()
+        self.closed = False
+        self._features: Features | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint.name}>"
+
+    @abstractmethod
+    async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
+        """Send all commands in one write and read one reply for each; error replies are items of the list.
+
+        `fresh` asks for a connection known to be alive, for commands that may not be sent twice.
+        Raises `Fault` when the connection cannot be made or breaks.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close every connection and let go of an embedded server. Calls from now on raise `LinkClosed`."""
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass in this link's way."""
+
+    async def execute(self, *command: Argument, retry: bool = True) -> Reply:
+        """One command's reply, in one round trip. Raises `LinkError`."""
+        reply = (await self.pipeline((command,), retry=retry))[0]
+        if isinstance(reply, RedisMemError):
+            raise reply
+        return reply
+
+    async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
+        """Each command's reply or `ServerError`, in order, in one round trip. Raises `LinkError` if the link fails."""
+        attempt = 0
+        while True:
+            try:
+                replies = await self.exchange(commands, fresh=not retry)
+            except Fault as fault:
+                self.refuse_if_closed()
+                attempt += 1
+                if not (retry or fault.unsent) or attempt > self.patience.retries:
+                    raise fault.as_error(self.endpoint.name, applied_unknown=not fault.unsent) from fault.__cause__
+            else:
+                if attempt >= self.patience.retries or not isinstance(replies[0], Busy):
+                    return replies
+                attempt += 1
+            self.traffic.count("retries")
+            await self.sleep(self.patience.delay(attempt))
+
+    async def write(self, write: Write, *, retry: bool = True) -> list[Reply]:
+        """As `pipeline`, for commands that a batch may join with those of its neighbours."""
+        return await self.pipeline(write.commands(write.pairs), retry=retry)
+
+    async def transaction(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
+        """The commands' replies, all applied at once or none, in one round trip. Raises `LinkError`."""
+        return results(await self.pipeline(atomic(commands), retry=retry))
+
+    async def features(self) -> Features:
+        """What the server can do: asked once, in one round trip."""
+        if self._features is None:
+            self._features = Features.of(await self.execute(*Features.QUESTION))
+        return self._features
+
+    def refuse_if_closed(self) -> None:
+        """Raises `LinkClosed` once the link was closed."""
+        if self.closed:
+            raise LinkClosed(f"the memory on {self.endpoint.name} was closed: make a new one")
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """The commands in the server's protocol, for one write."""
+    if len(commands) == 1:
+        return hiredis.pack_command(commands[0])
+    return b"".join([hiredis.pack_command(command) for command in commands])
+
+
+def atomic(commands: Sequence[Command]) -> Sequence[Command]:
+    """The commands as a transaction (MULTI/EXEC)."""
+    return (("MULTI",), *commands, ("EXEC",))
+
+
+def results(replies: Sequence[Reply]) -> list[Reply]:
+    """The replies of a transaction's commands, from the replies to `atomic`. Raises the first error among them."""
+    return list(only(translated(only(replies)[-1])))
+
+
+def only(replies: Sequence[Reply]) -> Sequence[Reply]:
+    """The replies of a pipeline whose commands stand or fall together. Raises the first error among them."""
+    for reply in replies:
+        if isinstance(reply, LinkError):
+            raise reply
+    return replies

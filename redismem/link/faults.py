@@ -1,0 +1,117 @@
+"""Foreign exceptions become redismem's own, here and nowhere else.
+
+A :class:`Fault` is a connection that failed under an exchange; the link retries it or raises it. An error *reply* is
+an answer, and becomes a :class:`~redismem.errors.ServerError` by the first word that the server said.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from redismem.errors import (
+    AuthenticationFailed,
+    Busy,
+    LinkError,
+    OutOfMemory,
+    PermissionDenied,
+    ReadOnly,
+    ServerError,
+    Timeout,
+    Unavailable,
+    WrongType,
+)
+
+
+
+class NoScript(ServerError):
+    """The server has forgotten the script. It never reaches a caller: the script is sent again."""
+
+
+_BY_FIRST_WORD: dict[str, tuple[type[ServerError], str]] = {
+    "OOM": (OutOfMemory, "free memory, raise maxmemory, or give keys a TTL"),
+    "WRONGTYPE": (WrongType, "another program writes this key; give redismem a prefix of its own"),
+    "NOPERM": (PermissionDenied, "grant the user this command and key pattern (docs/keys.md)"),
+    "NOAUTH": (AuthenticationFailed, "put user and password into the URL"),
+    "WRONGPASS": (AuthenticationFailed, "check user and password in the URL"),
+    "READONLY": (ReadOnly, "connect to the primary"),
+    "MISCONF": (ReadOnly, "the server cannot persist: look at its log and disk"),
+    "NOREPLICAS": (ReadOnly, "too few replicas are connected (min-replicas-to-write)"),
+    "LOADING": (Busy, "the server is loading its data"),
+    "BUSY": (Busy, "a script runs too long on the server"),
+    "MASTERDOWN": (Busy, "the replica has lost its primary"),
+    "NOSCRIPT": (NoScript, ""),
+    "MOVED": (ServerError, "this server is part of a cluster"),
+}
+_NOT_AN_INTEGER = "hash value is not an integer"
+
+
+class Fault(Exception):
+    """A connection that failed: `cause` says how, `unsent` that no byte of the commands had left."""
+
+    def __init__(self, cause: Exception, *, unsent: bool) -> None:
+        super().__init__(str(cause))
+        self.__cause__ = cause
+        self.unsent = unsent
+
+    def as_error(self, server: str, *, applied_unknown: bool) -> LinkError:
+        """The typed error that a caller gets when no attempt is left."""
+        kind = Timeout if isinstance(self.__cause__, (redis.TimeoutError, TimeoutError)) else Unavailable
+        outcome = "the call may have been applied" if applied_unknown else "nothing was sent"
+        refused = _refusal_at_connect(self.__cause__)
+        if refused is not None:
+            return refused
+        return kind(f"{server}: {self} ({outcome}); check that the server is up and reachable")
+
+
+def _refusal_at_connect(cause: BaseException | None) -> ServerError | None:
+    """A server that refuses the handshake has answered: its answer, not the broken connection, is the error."""
+    if isinstance(cause, redis.AuthenticationError):
+        return AuthenticationFailed(f"{cause}: check user and password in the URL")
+    if isinstance(cause, redis.ResponseError):
+        return server_error(cause, ())
+    return None
+
+
+def server_error(error: redis.RedisError, command: tuple[Any, ...]) -> ServerError:
+    """The typed error for an error reply to `command`; its message names the key, never a value."""
+    text = _text_of(error)
+    kind, advice = _BY_FIRST_WORD.get(text.partition(" ")[0], (ServerError, ""))
+    if _NOT_AN_INTEGER in text:
+        kind, advice = WrongType, "only integers can be incremented"
+    parts = [part for part in (_place(command), text, advice) if part]
+    return kind(": ".join(parts))
+
+
+def translated(replies: Sequence[Any]) -> list[Any]:
+    """The replies inside a transaction's reply, with redis-py's errors among them made redismem's own."""
+    return [server_error(reply, ()) if isinstance(reply, redis.RedisError) else reply for reply in replies]
+
+
+def _text_of(error: redis.RedisError) -> str:
+    """The server's words. redis-py strips the first word of the errors for which it has a class."""
+    text = str(error)
+    for word, kind in _STRIPPED:
+        if isinstance(error, kind) and not text.startswith(word):
+            return f"{word} {text}"
+    return text
+
+
+_STRIPPED: tuple[tuple[str, type[redis.RedisError]], ...] = (
+    ("NOSCRIPT", redis.exceptions.NoScriptError),
+    ("OOM", redis.exceptions.OutOfMemoryError),
+    ("NOPERM", redis.exceptions.NoPermissionError),
+    ("READONLY", redis.exceptions.ReadOnlyError),
+    ("LOADING", redis.exceptions.BusyLoadingError),
+    ("EXECABORT", redis.exceptions.ExecAbortError),
+    ("WRONGPASS", redis.exceptions.AuthenticationError),
+)
+
+
+def _place(command: tuple[Any, ...]) -> str:
+    """`COMMAND key`, as far as the command has a key."""
+    if not command:
+        return ""
+    position = 3 if command[0] in ("EVALSHA", "EVAL") else 1
+    key = command[position] if len(command) > position else ""
+    return f"{command[0]} {key.decode(errors='replace') if isinstance(key, bytes) else key}".strip()

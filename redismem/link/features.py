@@ -1,0 +1,39 @@
+"""What the server can do, asked with ``COMMAND INFO`` and never guessed from a version: Valkey 9 reports 7.2.4."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+
+class ExpiryTier(StrEnum):
+    """How fields of a hash expire on this server."""
+
+    HSETEX = "hsetex"
+    """Value and TTL in one command (Redis 8, Valkey 9)."""
+    HPEXPIRE = "hpexpire"
+    """A command of its own gives a field its TTL (Redis 7.4)."""
+    DEADLINES = "deadlines"
+    """A companion sorted set of deadlines, judged by the server's clock in scripts (Redis 6.2, 7.0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The commands that redismem looks for, and the expiry tier that follows."""
+
+    hsetex: bool
+    hpexpire: bool
+
+    QUESTION: ClassVar[tuple[str, ...]] = ("COMMAND", "INFO", "hsetex", "hpexpire")
+
+    @classmethod
+    def of(cls, reply: Any) -> Self:
+        """From the reply to `QUESTION`: one item for each command, empty where the server lacks it."""
+        hsetex, hpexpire = (bool(item) for item in reply)
+        return cls(hsetex=hsetex, hpexpire=hpexpire)
+
+    @property
+    def tier(self) -> ExpiryTier:
+        """The best expiry tier the server offers."""
+        if self.hsetex and self.hpexpire:
+            return ExpiryTier.HSETEX
+        return ExpiryTier.HPEXPIRE if self.hpexpire else ExpiryTier.DEADLINES

@@ -1,0 +1,9 @@
+-- Delete one field; the namespace is forgotten with its last field.
+-- KEYS, ARGV: lib/write.lua; then field. Replies {"OK", 1 if there was one, else 0}, or {"OWNER"}.
+--@include write
+
+if foreign() then return {'OWNER'} end
+local deleted = fields_drop(ns, dl, ARGV[first])
+if head[1] then note_activity() end
+if head[5] and call('EXISTS', ns) == 0 then call('HDEL', meta, name) end
+return {'OK', deleted}

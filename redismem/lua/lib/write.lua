@@ -1,0 +1,72 @@
+-- The session's share of every write to one namespace: who owns it, what it may hold, when it was active, when it ends.
+--
+-- KEYS  as lib/session.lua; the first pair is the namespace written to, the others those that the caller knows of
+-- ARGV[1] session_id        ARGV[2] user_id, "" for nobody    ARGV[3] schema
+-- ARGV[4] session_ttl, 0: none                                ARGV[5] resolution of last_active
+-- ARGV[6] max_namespaces, 0: any                              ARGV[7] max_fields, 0: any
+-- ARGV[8] how many pairs of keys there are; ARGV[9] ... "ns:<namespace>" of each; the verb's arguments follow
+
+--@include session
+
+local ns, dl, name = KEYS[2], KEYS[3], ARGV[9]
+local last = 8 + tonumber(ARGV[8])
+local first = last + 1
+local head = call('HMGET', meta, 'created_at', 'user_id', 'last_active', 'deadline', name)
+fields_reap(ns, dl, now)
+
+local function foreign()
+  return ARGV[2] ~= '' and head[2] and head[2] ~= ARGV[2]
+end
+
+-- Why the write may not be, or nil. `adding` is how many fields it would add to the namespace.
+local function refusal(adding)
+  if foreign() then return {'OWNER'} end
+  local most_namespaces, most_fields = tonumber(ARGV[6]), tonumber(ARGV[7])
+  if most_namespaces > 0 and not head[5] and #namespaces() >= most_namespaces then return {'NAMESPACES'} end
+  local room = most_fields - adding
+  if most_fields > 0 and adding > 0 and fields_count(ns, dl, now, room) > room then return {'FIELDS'} end
+  return nil
+end
+
+local function note_activity()
+  if now - (tonumber(head[3]) or 0) >= tonumber(ARGV[5]) then call('HSET', meta, 'last_active', now) end
+end
+
+local function register()
+  if head[1] then
+    if not head[5] then call('HSET', meta, name, '') end
+    note_activity()
+  else
+    call('HSET', meta, 'session_id', ARGV[1], 'created_at', now, 'last_active', now, 'schema', ARGV[3], name, '')
+  end
+  if ARGV[2] ~= '' and not head[2] then call('HSET', meta, 'user_id', ARGV[2]) end
+end
+
+-- Meta lives as long as the longest-lived of the session's fields; `ttl` is the longest written now, 0 for ever.
+-- Returns for how long meta lives, or -1.
+local function outlive(ttl)
+  local left = head[1] and call('PTTL', meta) or 0
+  if left < 0 then return -1 end
+  if ttl == 0 then
+    call('PERSIST', meta)
+    return -1
+  end
+  local slack = ttl + 2 * tonumber(ARGV[5])
+  if left >= slack then return left end
+  call('PEXPIRE', meta, slack)
+  return slack
+end
+
+-- After the write. Returns the session's deadline or -1, for how long meta lives or -1, namespaces left behind ...
+local function settle(ttl)
+  register()
+  local session_ttl, deadline = tonumber(ARGV[4]), tonumber(head[4])
+  if session_ttl > 0 then
+    deadline = now + session_ttl + tonumber(ARGV[5])
+    set_deadline(deadline)
+    return {deadline, -1, unpack(undeclared(9, last))}
+  end
+  fields_written(ns, dl, deadline)
+  if deadline then return {deadline, -1} end
+  return {-1, outlive(ttl)}
+end

@@ -1,0 +1,16 @@
+-- Which namespaces of a session hold anything; those that hold nothing any more are forgotten.
+-- KEYS: lib/session.lua, every namespace of the session; ARGV[1] ... "ns:<namespace>" of each pair of keys
+-- Replies the names that hold something.
+--@include session
+
+local living = {}
+for i, name in ipairs(ARGV) do
+  local ns, dl = KEYS[2 * i], KEYS[2 * i + 1]
+  fields_reap(ns, dl, now)
+  if fields_count(ns, dl, now, 1000) > 0 then
+    living[#living + 1] = name
+  elseif call('EXISTS', ns) == 0 then
+    call('HDEL', meta, name)
+  end
+end
+return living

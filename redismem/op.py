@@ -1,0 +1,227 @@
+"""An operation is written once, as a coroutine function; a driver runs it.
+
+A store's body decorates its coroutines with :class:`op` (or :class:`stream`, for those that yield). Three small
+classes then give the store a flavour, and each flavour runs the same coroutine in its own way:
+
+=================  =======================================================================================
+:class:`Blocking`  a plain call: the coroutine is stepped once, because a blocking link never suspends
+:class:`Asyncio`   the coroutine itself, to be awaited
+:class:`Batched`   a :class:`Handle`: the coroutine waits until its batch steps all of them together
+=================  =======================================================================================
+
+Every flavour is made when its class is created, so a call costs no look-up: ``SessionStore.load`` is an ordinary
+function with the signature of the coroutine that it wraps. Type checkers see the same three shapes through the
+overloads of ``__get__``.
+"""
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from redismem.errors import NotReady, RedisMemError, Suspended
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Handle(Generic[R]):
+    """What an operation of a batch will give once the batch has been sent."""
+
+    __slots__ = ("_error", "_value")
+    _PENDING: Final = NotReady("the batch has not been sent yet: read results after its `with` block")
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = self._PENDING
+        self._value: R | None = None
+
+    def result(self) -> R:
+        """The operation's value. Raises the operation's own error, or `NotReady` before the batch was sent."""
+        if self._error is not None:
+            raise self._error
+        return cast(R, self._value)
+
+    def error(self) -> BaseException | None:
+        """The operation's own error, `None` if it succeeded. Raises `NotReady` before the batch was sent."""
+        if self._error is self._PENDING:
+            raise self._PENDING
+        return self._error
+
+    def done(self) -> bool:
+        """Whether the batch has been sent."""
+        return self._error is not self._PENDING
+
+    def resolve(self, value: R) -> None:
+        """Take the operation's value; called by the batch."""
+        self._value, self._error = value, None
+
+    def reject(self, error: BaseException) -> None:
+        """Take the operation's error; called by the batch."""
+        self._error = error
+
+
+class Declared:
+    """A coroutine function, or an asynchronous generator function, that is an operation of its class."""
+
+    def __init__(self, body: Callable[..., Any]) -> None:
+        self.body = body
+        functools.update_wrapper(cast(Any, self), body)
+
+
+class Flavour:
+    """Turns every operation of a class into the form that this flavour's callers use."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in dir(cls):
+            member = inspect.getattr_static(cls, name)
+            if isinstance(member, Declared):
+                setattr(cls, name, cls.flavoured(member.body))
+
+    @staticmethod
+    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+        """The function that callers of this flavour get for one operation."""
+        raise NotImplementedError
+
+
+class Blocking(Flavour):
+    """Operations are plain calls."""
+
+    @staticmethod
+    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+        """See `Flavour.flavoured`."""
+        return blocking_stream(body) if inspect.isasyncgenfunction(body) else blocking(body)
+
+
+class Asyncio(Flavour):
+    """Operations are awaited."""
+
+    @staticmethod
+    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+        """See `Flavour.flavoured`."""
+        return body
+
+
+class Enlists(Protocol):
+    """Takes operations into a batch."""
+
+    def enlist(self, operation: Coroutine[Any, Any, R]) -> Handle[R]:
+        """A handle on what the operation will give."""
+        ...
+
+
+class Batched(Flavour):
+    """Operations give handles; the batch, which is the class' link, runs them."""
+
+    _link: Any
+
+    @staticmethod
+    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+        """See `Flavour.flavoured`."""
+        return unbatchable(body) if inspect.isasyncgenfunction(body) else enlisting(body)
+
+
+def blocking(body: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
+    """A plain function that runs the coroutine to its end in one step."""
+
+    @functools.wraps(body)
+    def call(*args: Any, **kwargs: Any) -> R:
+        return run(body(*args, **kwargs))
+
+    return call
+
+
+def run(operation: Coroutine[Any, Any, R]) -> R:
+    """Step a coroutine once and return its value. Raises `Suspended` if it waits for anything."""
+    try:
+        operation.send(None)
+    except StopIteration as done:
+        return cast(R, done.value)
+    operation.close()
+    raise Suspended(
+        f"{operation.__qualname__} waits for an event loop, which a blocking call has not: "
+        "pass plain functions, not coroutine functions, or use AsyncMemory"
+    )
+
+
+def blocking_stream(body: Callable[..., AsyncIterator[R]]) -> Callable[..., Iterator[R]]:
+    """A plain generator function that steps the asynchronous one."""
+
+    @functools.wraps(body)
+    def call(*args: Any, **kwargs: Any) -> Iterator[R]:
+        items = body(*args, **kwargs)
+        while True:
+            try:
+                yield run(_next(items))
+            except StopAsyncIteration:
+                return
+
+    return call
+
+
+async def _next(items: AsyncIterator[R]) -> R:
+    return await anext(items)
+
+
+def enlisting(body: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., Handle[R]]:
+    """A function that hands the coroutine to its batch."""
+
+    @functools.wraps(body)
+    def call(self: Batched, *args: Any, **kwargs: Any) -> Handle[R]:
+        batch: Enlists = self._link
+        return batch.enlist(body(self, *args, **kwargs))
+
+    return call
+
+
+def unbatchable(body: Callable[..., Any]) -> Callable[..., NoReturn]:
+    """A function that says why a stream is in no batch."""
+
+    @functools.wraps(body)
+    def call(*_: Any, **__: Any) -> NoReturn:
+        raise RedisMemError(f"{body.__qualname__} reads in several round trips; call it outside the batch")
+
+    return call
+
+
+class op(Declared, Generic[P, R]):  # noqa: N801  (read as a keyword: `@op async def load`)
+    """Declares a coroutine function of a store's body as an operation."""
+
+    def __init__(self, body: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
+        super().__init__(body)
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, owner: Blocking, kind: type) -> Callable[P, R]: ...
+    @overload
+    def __get__(self, owner: Asyncio, kind: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __get__(self, owner: Batched, kind: type) -> Callable[P, Handle[R]]: ...
+    def __get__(self, owner: Any, kind: type) -> Any:
+        """The body itself: flavoured classes replace the descriptor, so only a bare body gets here."""
+        return self if owner is None else self.body.__get__(owner, kind)
+
+
+class stream(Declared, Generic[P, R]):  # noqa: N801
+    """Declares an asynchronous generator function of a store's body as an operation that yields."""
+
+    def __init__(self, body: Callable[Concatenate[Any, P], AsyncIterator[R]]) -> None:
+        super().__init__(body)
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, owner: Blocking, kind: type) -> Callable[P, Iterator[R]]: ...
+    @overload
+    def __get__(self, owner: Asyncio, kind: type) -> Callable[P, AsyncIterator[R]]: ...
+    @overload
+    def __get__(self, owner: Batched, kind: type) -> Callable[P, NoReturn]: ...
+    def __get__(self, owner: Any, kind: type) -> Any:
+        """As :meth:`op.__get__`."""
+        return self if owner is None else self.body.__get__(owner, kind)
+
+
+async def settle(value: Awaitable[R] | R) -> R:
+    """A caller's callback may be plain or a coroutine function: its value, awaited if need be."""
+    return await value if inspect.isawaitable(value) else value

@@ -1,0 +1,1 @@
+"""What operators use: queries, the command line, the replay of recorded runs."""

@@ -1,0 +1,82 @@
+"""Loads ``lua/``, expands includes, calls by SHA, survives ``SCRIPT FLUSH``.
+
+A script is a file; a line ``--@include NAME`` stands for ``lib/NAME.lua``, once. ``--@include fields`` stands for the
+file of the server's expiry tier. Sources are constants of the package: nothing a caller says becomes part of one.
+
+A call is one ``EVALSHA``. When the server has forgotten the script, the call loads it again (``SCRIPT LOAD``, which
+the server never evicts) and runs it with ``EVAL`` in the same round trip, so another ``SCRIPT FLUSH`` in between
+cannot hurt.
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from redismem.link.base import Argument, Command, Link, Reply, Write, only
+from redismem.link.faults import NoScript
+from redismem.link.features import ExpiryTier
+
+_INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One verb: its name, its expanded source and the SHA-1 that names it on the server."""
+
+    name: str
+    source: str
+    sha: str
+
+    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+        """The command that calls the script."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+    async def __call__(
+        self,
+        link: Link,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        pairs: Sequence[bytes] = (),
+        *,
+        retry: bool = True,
+    ) -> Reply:
+        """Run the script: one round trip, two when the server had forgotten it. Raises `LinkError`.
+
+        `pairs` are fields and values that follow the arguments; in a batch, neighbours that differ in nothing else
+        share one call.
+        """
+
+        def by_sha(pairs: Sequence[bytes]) -> Sequence[Command]:
+            return (self.command(keys, (*arguments, *pairs)),)
+
+        def loading(pairs: Sequence[bytes]) -> Sequence[Command]:
+            return ("SCRIPT", "LOAD", self.source), ("EVAL", self.source, *by_sha(pairs)[0][2:])
+
+        place = (*keys, *arguments) if pairs else None
+        for commands in (by_sha, loading):
+            write = Write(commands, pairs, place and (self.sha, commands.__name__, *place))
+            reply = (await link.write(write, retry=retry))[-1]
+            if not isinstance(reply, NoScript):
+                break
+        return only([reply])[0]
+
+
+@functools.cache
+def script(name: str, tier: ExpiryTier) -> Script:
+    """The script ``lua/<name>.lua`` for servers of this expiry tier."""
+    source = _expanded(name, tier, set())
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _expanded(name: str, tier: ExpiryTier, seen: set[str]) -> str:
+    def include(match: re.Match[str]) -> str:
+        part = f"fields_{tier}" if match[1] == "fields" else match[1]
+        if part in seen:
+            return ""
+        seen.add(part)
+        return _expanded(f"lib/{part}", tier, seen)
+
+    return _INCLUDE.sub(include, (files("redismem") / "lua" / f"{name}.lua").read_text("utf-8"))

@@ -1,0 +1,93 @@
+"""What this process learned lately about sessions that it writes to, so that it need not ask at every write.
+
+A script that wrote to a namespace has registered it in the session's meta and seen to every expiry. For a moment,
+the resolution of ``last_active``, this process may then write to the namespace with plain commands. Those carry one
+guard: they name the namespace in meta again, and learn from the reply if the session had ended meanwhile.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from redismem.ttl import FOREVER_MS, KEEP_MS
+
+MOST_SESSIONS: Final = 10_000
+"""More are forgotten at once: the next write to each costs a script again."""
+
+
+@dataclass(slots=True)
+class Leave:
+    """Leave to write to one namespace with plain commands, until a moment of this process' clock."""
+
+    until: float
+    longest_ttl_ms: float
+    """A value with a longer TTL would outlive the session's meta; infinite when meta has no end of its own."""
+    deadline_ms: int
+    """When the session as a whole ends, by the server's clock; -1: never."""
+
+    def covers(self, ttl_ms: int, now: float) -> bool:
+        """Whether a plain write with this TTL is right."""
+        if now >= self.until or ttl_ms == KEEP_MS:
+            return False
+        return self.longest_ttl_ms == float("inf") if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
+
+
+@dataclass(slots=True)
+class Notes:
+    """One session: its known namespaces, and where plain writes are right."""
+
+    namespaces: dict[str, None] = field(default_factory=dict[str, None])
+    leaves: dict[str, Leave] = field(default_factory=dict[str, Leave])
+    refreshed: float = float("-inf")
+
+
+class Recent:
+    """Notes on sessions. Thread-safe: each method is one step on dictionaries."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._notes: dict[str, Notes] = {}
+
+    def leave(self, session_id: str, namespace: str, ttl_ms: int) -> Leave | None:
+        """Leave for a plain write, if there is any."""
+        notes = self._notes.get(session_id)
+        leave = notes.leaves.get(namespace) if notes is not None else None
+        return leave if leave is not None and leave.covers(ttl_ms, self.clock()) else None
+
+    def learn(self, session_id: str, namespace: str, leave: Leave) -> None:
+        """A script has just written to the namespace."""
+        notes = self._of(session_id)
+        notes.namespaces[namespace] = None
+        notes.leaves[namespace] = leave
+
+    def namespaces(self, session_id: str) -> tuple[str, ...]:
+        """The namespaces of the session that this process knows of."""
+        notes = self._notes.get(session_id)
+        return tuple(notes.namespaces) if notes is not None else ()
+
+    def learn_namespaces(self, session_id: str, namespaces: Iterable[str]) -> None:
+        """The session has these namespaces too."""
+        self._of(session_id).namespaces.update(dict.fromkeys(namespaces))
+
+    def refresh_is_due(self, session_id: str, interval: float) -> bool:
+        """Whether this process has not refreshed the session for `interval` seconds; if so, it says it will now."""
+        notes, now = self._of(session_id), self.clock()
+        if now - notes.refreshed < interval:
+            return False
+        notes.refreshed = now
+        return True
+
+    def forget_leaves(self, session_id: str) -> None:
+        """The session's expiry changes: plain writes would not know."""
+        if (notes := self._notes.get(session_id)) is not None:
+            notes.leaves.clear()
+
+    def forget(self, session_id: str) -> None:
+        """The session has ended, or is not what this process believed."""
+        self._notes.pop(session_id, None)
+
+    def _of(self, session_id: str) -> Notes:
+        if len(self._notes) >= MOST_SESSIONS and session_id not in self._notes:
+            self._notes.clear()
+        return self._notes.setdefault(session_id, Notes())

@@ -1,0 +1,583 @@
+"""Sessions: short-lived state of conversations and workers, ``session_id -> namespace -> key -> value``.
+
+Contract
+    A namespace is one Redis hash, a key one field of it, with a TTL of its own. A session's ``meta`` hash says whose it
+    is, when it began and was last active, and names its namespaces; it lives as long as the longest-lived field.
+    Every call is atomic. A write that is refused (`LimitExceeded`, `OwnerMismatch`, `Conflict`) changes nothing.
+    Time is the server's. ``last_active`` advances at most once a second.
+
+Round trips
+    One for each call, but: `update` makes one to read and one for each attempt to write; `info`, `namespaces`,
+    `touch` and `end` need one more to learn the session's namespaces. A script that the server has forgotten costs
+    one more, once.
+
+Common parameters
+    ``session_id``, ``namespace``, ``key``: non-empty strings, at most 512 bytes encoded; else `InvalidKey`.
+    ``ttl``: seconds until the key expires; None: never; `KEEP_TTL`: as before the write. Else `InvalidTTL`.
+    ``user_id``: whose session it must be. The first writer to give one owns the session; afterwards another one is
+    refused with `OwnerMismatch`. None: not asked.
+    A stored value that cannot be read is a `DecodeError` that names its place. Any call may raise `LinkError`.
+"""
+
+import copy
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final
+
+from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch
+from redismem.keys import encode_segment, field, field_name
+from redismem.link.base import Argument, Command, Reply, Write, atomic, results
+from redismem.link.features import ExpiryTier
+from redismem.op import Asyncio, Batched, Blocking, op, run, settle, stream
+from redismem.scripts import script
+from redismem.stores.recent import Leave
+from redismem.stores.store import Store
+from redismem.ttl import FOREVER_MS, TTL, milliseconds
+
+SCHEMA: Final = 1
+"""Version of the layout that docs/keys.md describes."""
+
+_LONGEST_RESOLUTION_MS: Final = 1000
+_REGISTERED: Final = "ns:"
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class Missing(Enum):
+    """The type of `MISSING`."""
+
+    MISSING = "missing"
+
+
+MISSING: Final = Missing.MISSING
+"""Given to `compare_and_set` as what is expected: the key must not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What a session is, without its values. Times are UTC by the server's clock."""
+
+    session_id: str
+    user_id: str | None
+    created_at: datetime
+    last_active: datetime
+    ttl: float | None
+    """Seconds until nothing of the session is left if nobody writes to it; None: it has no end."""
+    namespaces: tuple[str, ...]
+    schema: int
+
+
+class Values(dict[str, Any]):
+    """The readable values of a namespace. `unreadable` reports the others: key -> `DecodeError`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unreadable: dict[str, DecodeError] = {}
+
+
+class SessionOperations(Store):
+    """Every operation on sessions, written once. `SessionStore` and `AsyncSessionStore` are what callers use."""
+
+    # --- values -----------------------------------------------------------------------------------------------------
+
+    @op
+    async def save(
+        self, session_id: str, namespace: str, key: str, value: Any, ttl: TTL = None, *, user_id: str | None = None
+    ) -> None:
+        """Store one value, replacing value and TTL of an existing key.
+
+        Raises `EncodeError` for a value without an exact stored form, `LimitExceeded`, `OwnerMismatch`.
+        """
+        await self._save(session_id, namespace, [field(key), self._encoded(value)], ttl, user_id)
+
+    @op
+    async def save_many(
+        self,
+        session_id: str,
+        namespace: str,
+        mapping: Mapping[str, Any],
+        ttl: TTL = None,
+        *,
+        user_id: str | None = None,
+    ) -> None:
+        """Store several values at once, all or none, each with the same TTL. Raises as `save`."""
+        pairs: list[bytes] = []
+        for key, value in mapping.items():
+            pairs += field(key), self._encoded(value)
+        await self._save(session_id, namespace, pairs, ttl, user_id)
+
+    @op
+    async def load(
+        self, session_id: str, namespace: str, key: str, default: Any = None, *, user_id: str | None = None
+    ) -> Any:
+        """The value of one key, `default` where there is none."""
+        name = self._keys.session_namespace(session_id, namespace)
+        data = (await self._read(session_id, namespace, (field(key),), user_id))[0]
+        return default if data is None else self._decoded(data, name, key)
+
+    @op
+    async def load_many(
+        self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None
+    ) -> Values:
+        """The values of several keys; those that do not exist are left out, those that cannot be read are reported."""
+        fields = tuple(dict.fromkeys(map(field, keys)))
+        found = await self._read(session_id, namespace, fields, user_id) if fields else ()
+        return self._values(session_id, namespace, zip(fields, found, strict=True))
+
+    @op
+    async def get_all(self, session_id: str, namespace: str, *, user_id: str | None = None) -> Values:
+        """Every value of a namespace; those that cannot be read are reported and hide nothing else."""
+        flat = await self._read(session_id, namespace, (), user_id)
+        return self._values(session_id, namespace, zip(flat[::2], flat[1::2], strict=True))
+
+    @op
+    async def delete(self, session_id: str, namespace: str, key: str, *, user_id: str | None = None) -> bool:
+        """Forget one key. True if there was one."""
+        reply = await self._write("delete", session_id, namespace, (field(key),), user_id, retry=False)
+        return bool(reply[1])
+
+    # --- atomic read-modify-write -----------------------------------------------------------------------------------
+
+    @op
+    async def increment(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        by: int = 1,
+        ttl: float | None = None,
+        *,
+        user_id: str | None = None,
+    ) -> int:
+        """Add to an integer and return the sum; a missing key counts as 0.
+
+        `ttl` replaces the key's TTL at every call; None keeps the one it has, as HINCRBY does.
+        Sums and steps are 64-bit, beyond which it is `LimitExceeded`; a value that is no integer is `WrongType`.
+        """
+        if type(by) is not int or by not in _INT64:
+            raise LimitExceeded(f"increment by {by!r}: give a 64-bit int")
+        arguments = (milliseconds(ttl), field(key), by)
+        reply = await self._write("increment", session_id, namespace, arguments, user_id, retry=False)
+        return int(reply[2])
+
+    @op
+    async def compare_and_set(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        expected: Any,
+        value: Any,
+        ttl: TTL = None,
+        *,
+        user_id: str | None = None,
+    ) -> bool:
+        """Store `value` if the key now holds `expected`; whether it did.
+
+        `expected=None` is what `load` returns for a missing key, so it stands for that too; `MISSING` for that alone.
+        One round trip; a second one if the stored bytes differ but mean an equal value, such as another order of keys.
+        """
+        data, absent = self._encoded(value), expected is None or expected is MISSING
+        wanted = [] if expected is MISSING else [self._codec.encode(expected)]
+        written, current = await self._swap(session_id, namespace, key, absent, wanted, data, ttl, user_id)
+        if written or current is None or expected is MISSING:
+            return written
+        name = self._keys.session_namespace(session_id, namespace)
+        if not _equal(self._decoded(current, name, key), expected):
+            return False
+        return (await self._swap(session_id, namespace, key, False, [current], data, ttl, user_id))[0]
+
+    @op
+    async def update(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        fn: Callable[[Any], Any | Awaitable[Any]],
+        default: Any = None,
+        ttl: TTL = None,
+        *,
+        user_id: str | None = None,
+    ) -> Any:
+        """Replace a value by `fn(value)` if nobody changed it meanwhile, else start over; returns what was stored.
+
+        `fn` gets a copy of its own (of `default` for a missing key) and may be called several times. With
+        `AsyncMemory` it may be a coroutine function. Between attempts the call waits for a short, random time.
+        Raises `Conflict` after `Settings.update_attempts` attempts.
+        """
+        name, place = self._keys.session_namespace(session_id, namespace), field(key)
+        current = (await self._read(session_id, namespace, (place,), user_id))[0]
+        for attempt in range(self._settings.update_attempts):
+            before = copy.deepcopy(default) if current is None else self._decoded(current, name, key)
+            value = await settle(fn(before))
+            data, wanted = self._encoded(value), [] if current is None else [current]
+            written, current = await self._swap(
+                session_id, namespace, key, current is None, wanted, data, ttl, user_id
+            )
+            if written:
+                return value
+            await self._link.sleep(random.uniform(0, min(0.05, 0.001 * 2**attempt)))  # noqa: S311  (jitter)
+        raise Conflict(
+            f"{name}[{key}]: others changed it at each of {self._settings.update_attempts} attempts; "
+            "use increment, spread writers over several keys, or raise update_attempts"
+        )
+
+    # --- time to live -----------------------------------------------------------------------------------------------
+
+    @op
+    async def ttl(self, session_id: str, namespace: str, key: str) -> float | None:
+        """Seconds until one key expires; None if it never does or does not exist."""
+        name, place = self._keys.session_namespace(session_id, namespace), field(key)
+        if (tier := (await self._link.features()).tier) is ExpiryTier.DEADLINES:
+            deadlines = self._keys.session_deadlines(session_id, namespace)
+            left = await script("ttl", tier)(self._link, (name, deadlines), (place,))
+        else:
+            left = ((await self._link.execute("HPTTL", name, "FIELDS", 1, place)) or [-2])[0]
+        return left / 1000 if left >= 0 else None
+
+    @op
+    async def expire(
+        self, session_id: str, namespace: str, key: str, ttl: float | None, *, user_id: str | None = None
+    ) -> bool:
+        """Give one key another TTL, None: none. True if there was such a key."""
+        arguments = (milliseconds(ttl), field(key))
+        return (await self._write("expire", session_id, namespace, arguments, user_id))[0] == b"OK"
+
+    # --- whole sessions ---------------------------------------------------------------------------------------------
+
+    @op
+    async def touch(self, session_id: str, ttl: float | None, *, user_id: str | None = None) -> bool:
+        """Let the whole session expire after `ttl` seconds, None: not as a whole. True if there is such a session.
+
+        Later writes do not move that end, unless `Settings.session_ttl` is set: then they move it to that.
+        """
+        return await self._touch(session_id, milliseconds(ttl), user_id)
+
+    @op
+    async def end(self, session_id: str, *, user_id: str | None = None) -> int:
+        """Forget the whole session; how many values it held."""
+        reply = await self._whole("end", session_id, (_owner(user_id),))
+        self._shared.recent.forget(session_id)
+        return int(reply[1])
+
+    @op
+    async def info(self, session_id: str) -> SessionInfo | None:
+        """What the session is, None if there is none."""
+        meta = self._keys.session_meta(session_id)
+        flat, left = await self._link.transaction((("HGETALL", meta), ("PTTL", meta)))
+        head = dict(zip(flat[::2], flat[1::2], strict=True))
+        if b"created_at" not in head:
+            return None
+        return SessionInfo(
+            session_id=session_id,
+            user_id=head[b"user_id"].decode() if b"user_id" in head else None,
+            created_at=_moment(head[b"created_at"]),
+            last_active=_moment(head[b"last_active"]),
+            ttl=left / 1000 if left >= 0 else None,
+            namespaces=await self._living(session_id, _registered(head)),
+            schema=int(head[b"schema"]),
+        )
+
+    @op
+    async def namespaces(self, session_id: str) -> list[str]:
+        """The namespaces that hold anything, sorted."""
+        return list(await self._namespaces_of(session_id))
+
+    @stream
+    async def scan(self, batch_size: int = 100) -> AsyncIterator[str]:
+        """The ids of all sessions, in no order, about `batch_size` for each round trip and never all in memory.
+
+        As SCAN promises: a session that is there from first to last is met; one that comes or goes may be, and one
+        may be met twice while the server's table of keys grows or shrinks.
+        """
+        cursor: int | str = 0
+        pattern = self._keys.session_meta_pattern()
+        while True:
+            reply = await self._link.execute("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "hash")
+            for name in dict.fromkeys(reply[1]):
+                yield self._keys.session_id_of(name)
+            cursor = reply[0].decode()
+            if cursor == "0":
+                return
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def _read(
+        self, session_id: str, namespace: str, fields: tuple[bytes, ...], user_id: str | None
+    ) -> Sequence[bytes | None]:
+        """The raw values of these fields; of none given, field and value of all."""
+        name = self._keys.session_namespace(session_id, namespace)
+        tier = (await self._link.features()).tier
+        if tier is ExpiryTier.DEADLINES:
+            keys = (self._keys.session_meta(session_id), name, self._keys.session_deadlines(session_id, namespace))
+            reply = await script("load", tier)(self._link, keys, (_owner(user_id), *fields))
+            found = self._granted(reply, session_id, namespace)[1:]
+        elif len(fields) == 1:
+            found = [await self._guarded(session_id, user_id, ("HGET", name, *fields))]
+        elif fields:
+            found = await self._guarded(session_id, user_id, ("HMGET", name, *fields))
+        else:
+            found = await self._guarded(session_id, user_id, ("HGETALL", name))
+        if self._settings.refresh_on_read and self._settings.session_ttl is not None:
+            await self._refresh(session_id)
+        return found
+
+    async def _guarded(self, session_id: str, user_id: str | None, command: Command) -> Reply:
+        """The reply to a reading command, if the session is the user's."""
+        if user_id is None:
+            return await self._link.execute(*command)
+        meta = self._keys.session_meta(session_id)
+        owner, reply = await self._link.transaction((("HGET", meta, "user_id"), command))
+        if owner is not None and owner != _owner(user_id).encode():
+            raise _owner_mismatch(session_id)
+        return reply
+
+    def _values(self, session_id: str, namespace: str, found: Iterable[tuple[bytes | None, bytes | None]]) -> Values:
+        name, values = self._keys.session_namespace(session_id, namespace), Values()
+        for raw, data in found:
+            if raw is None or data is None:
+                continue
+            try:
+                key = field_name(raw)
+                values[key] = self._decoded(data, name, key)
+            except DecodeError as error:
+                values.unreadable[raw.decode()] = error
+            except InvalidKey as error:
+                key = raw.decode(errors="backslashreplace")
+                values.unreadable[key] = DecodeError(str(error), f"{name}[{key}]")
+        return values
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def _save(
+        self, session_id: str, namespace: str, pairs: list[bytes], ttl: TTL, user_id: str | None
+    ) -> None:
+        ttl_ms = milliseconds(ttl)
+        name = self._keys.session_namespace(session_id, namespace)
+        if not pairs:
+            return
+        if self._settings.max_fields is not None:  # each save is counted by itself
+            await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
+            return
+        leave = None if user_id is not None else self._shared.recent.leave(session_id, namespace, ttl_ms)
+        if leave is None or not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave):
+            await self._write("save", session_id, namespace, (ttl_ms,), user_id, pairs)
+
+    async def _save_plainly(
+        self, session_id: str, namespace: str, name: str, pairs: list[bytes], ttl_ms: int, leave: Leave
+    ) -> bool:
+        """Save in a transaction of plain commands; false if the session turned out to have ended meanwhile."""
+        hsetex = (await self._link.features()).tier is ExpiryTier.HSETEX
+        meta = self._keys.session_meta(session_id)
+
+        def commands(pairs: Sequence[bytes]) -> Sequence[Command]:
+            registration: Command = ("HSETNX", meta, _REGISTERED + namespace, b"")
+            return atomic((registration, *_plain_save(hsetex, name, pairs, ttl_ms, leave.deadline_ms)))
+
+        replies = await self._link.write(Write(commands, pairs, (name, ttl_ms, leave.deadline_ms)))
+        if results(replies)[0] == 0:
+            return True
+        self._shared.recent.forget(session_id)
+        return False
+
+    async def _swap(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        absent: bool,
+        wanted: list[bytes],
+        data: bytes,
+        ttl: TTL,
+        user_id: str | None,
+    ) -> tuple[bool, bytes | None]:
+        """Store bytes if the field is as expected; whether it was, and the bytes that it held if not."""
+        arguments = (milliseconds(ttl), field(key), data, int(absent), *wanted)
+        reply = await self._write("compare_and_set", session_id, namespace, arguments, user_id, retry=False)
+        return (True, None) if reply[0] == b"OK" else (False, reply[1] if len(reply) > 1 else None)
+
+    async def _write(
+        self,
+        verb: str,
+        session_id: str,
+        namespace: str,
+        arguments: Sequence[Argument],
+        user_id: str | None,
+        pairs: Sequence[bytes] = (),
+        *,
+        retry: bool = True,
+    ) -> Reply:
+        """Run a script that writes to a namespace. Its refusals are raised, what it says of the session is noted."""
+        recent, settings = self._shared.recent, self._settings
+        names = [namespace]
+        if settings.session_ttl is not None:
+            names += [known for known in recent.namespaces(session_id) if known != namespace]
+        header: tuple[Argument, ...] = (
+            session_id,
+            _owner(user_id),
+            SCHEMA,
+            milliseconds(settings.session_ttl),
+            self._resolution_ms,
+            settings.max_namespaces or 0,
+            settings.max_fields or 0,
+            len(names),
+            *(_REGISTERED + name for name in names),
+        )
+        sent, tier = recent.clock(), (await self._link.features()).tier
+        call, keys, arguments = script(verb, tier), self._keys_of(session_id, names), (*header, *arguments)
+        reply = await call(self._link, keys, arguments, pairs, retry=retry)
+        if reply[0] == b"NAMESPACES" and len(await self._namespaces_of(session_id)) < (settings.max_namespaces or 0):
+            # looking at them made the server forget those that had nothing left
+            reply = await call(self._link, keys, arguments, pairs, retry=retry)
+        self._granted(reply, session_id, namespace)
+        if len(reply) > 1 and isinstance(reply[1], list):
+            await self._note(session_id, namespace, sent, tier, reply[1])
+        return reply
+
+    async def _note(
+        self, session_id: str, namespace: str, sent: float, tier: ExpiryTier, settled: list[Any]
+    ) -> None:
+        """Keep what a write's script said of the session: when it ends, and which namespaces it has."""
+        deadline, life, *left_behind = settled
+        recent, resolution = self._shared.recent, self._resolution_ms
+        if tier is not ExpiryTier.DEADLINES:
+            longest = float("inf") if life < 0 else life - resolution
+            recent.learn(session_id, namespace, Leave(sent + resolution / 1000, longest, deadline))
+        if left_behind:
+            recent.learn_namespaces(session_id, (_namespace(name) for name in left_behind))
+            await self._touch(session_id, self._refresh_ms, None)
+
+    def _granted(self, reply: Reply, session_id: str, namespace: str) -> Reply:
+        """The reply of a script that was not refused."""
+        match reply[0]:
+            case b"OWNER":
+                raise _owner_mismatch(session_id)
+            case b"NAMESPACES":
+                raise LimitExceeded(
+                    f"session {session_id!r} holds {self._settings.max_namespaces} namespaces, the limit: "
+                    f"{namespace!r} would be one more; end sessions, or raise max_namespaces"
+                )
+            case b"FIELDS":
+                raise LimitExceeded(
+                    f"{self._keys.session_namespace(session_id, namespace)}: the write would pass the limit of "
+                    f"{self._settings.max_fields} keys; delete some, give them a TTL, or raise max_fields"
+                )
+        return reply
+
+    # --- whole sessions, inside -------------------------------------------------------------------------------------
+
+    @property
+    def _resolution_ms(self) -> int:
+        """How exact `last_active` is, and for how long a process relies on what it learned of a session."""
+        if self._settings.session_ttl is None:
+            return _LONGEST_RESOLUTION_MS
+        return max(1, min(_LONGEST_RESOLUTION_MS, round(self._settings.session_ttl * 1000 / 20)))
+
+    @property
+    def _refresh_ms(self) -> int:
+        """The TTL that activity gives a session. The resolution is added so that it never ends early."""
+        return milliseconds(self._settings.session_ttl) + self._resolution_ms
+
+    async def _refresh(self, session_id: str) -> None:
+        if self._shared.recent.refresh_is_due(session_id, self._resolution_ms / 1000):
+            await self._touch(session_id, self._refresh_ms, None)
+
+    async def _touch(self, session_id: str, ttl_ms: int, user_id: str | None) -> bool:
+        self._shared.recent.forget_leaves(session_id)
+        return (await self._whole("touch", session_id, (_owner(user_id), ttl_ms)))[0] == b"OK"
+
+    async def _whole(self, verb: str, session_id: str, arguments: tuple[Argument, ...]) -> Reply:
+        """Run a script on all namespaces of a session, asking again until none was left out."""
+        names = list(self._shared.recent.namespaces(session_id) or await self._namespaces_of(session_id))
+        call = script(verb, (await self._link.features()).tier)
+        while True:
+            registered = tuple(_REGISTERED + name for name in names)
+            reply = await call(self._link, self._keys_of(session_id, names), (*arguments, *registered), retry=False)
+            if reply[0] != b"MORE":
+                return self._granted(reply, session_id, "")
+            names += map(_namespace, reply[1:])
+            self._shared.recent.learn_namespaces(session_id, names)
+
+    async def _namespaces_of(self, session_id: str) -> tuple[str, ...]:
+        fields = await self._link.execute("HKEYS", self._keys.session_meta(session_id))
+        return await self._living(session_id, _registered(fields))
+
+    async def _living(self, session_id: str, registered: Sequence[bytes]) -> tuple[str, ...]:
+        """Those of the registered namespaces that hold anything, sorted; the server forgets the others."""
+        if not registered:
+            return ()
+        names = [_namespace(name) for name in registered]
+        call = script("namespaces", (await self._link.features()).tier)
+        living = await call(self._link, self._keys_of(session_id, names), registered)
+        return tuple(sorted(map(_namespace, living)))
+
+    def _keys_of(self, session_id: str, namespaces: Iterable[str]) -> list[str]:
+        """Meta, and the two keys of each namespace: all that a script on a session may touch."""
+        keys = [self._keys.session_meta(session_id)]
+        for name in namespaces:
+            keys += self._keys.session_namespace(session_id, name), self._keys.session_deadlines(session_id, name)
+        return keys
+
+
+class SessionStore(SessionOperations, Blocking):
+    """Sessions for threads: every operation of `SessionOperations` as a plain call."""
+
+    def close(self) -> None:
+        """Close the link; for a store that `create_store` made."""
+        run(self._link.aclose())
+
+
+class AsyncSessionStore(SessionOperations, Asyncio):
+    """Sessions for tasks: every operation of `SessionOperations`, to be awaited."""
+
+
+class SessionBatch(SessionOperations, Batched):
+    """Sessions inside a batch: every operation of `SessionOperations`, giving a `Handle`."""
+
+
+def _plain_save(hsetex: bool, name: str, pairs: Sequence[bytes], ttl_ms: int, deadline_ms: int) -> Iterator[Command]:
+    """The commands that save without a script, on servers that expire fields themselves."""
+    if ttl_ms == FOREVER_MS or not hsetex:
+        yield ("HSET", name, *pairs)
+    if ttl_ms != FOREVER_MS and hsetex:
+        yield ("HSETEX", name, "PX", ttl_ms, "FIELDS", len(pairs) // 2, *pairs)
+    elif ttl_ms != FOREVER_MS:
+        yield ("HPEXPIRE", name, ttl_ms, "FIELDS", len(pairs) // 2, *pairs[::2])
+    if deadline_ms >= 0:
+        yield ("PEXPIREAT", name, deadline_ms, "NX")
+
+
+def _owner(user_id: str | None) -> str:
+    """`user_id` as the scripts take it. Raises `InvalidKey`."""
+    if user_id is None:
+        return ""
+    encode_segment(user_id, "user_id")
+    return user_id
+
+
+def _owner_mismatch(session_id: str) -> OwnerMismatch:
+    return OwnerMismatch(f"session {session_id!r} belongs to another user than the one given: nothing was done")
+
+
+def _registered(fields: Iterable[bytes]) -> list[bytes]:
+    """The fields of meta that register a namespace."""
+    return [name for name in fields if name.startswith(_REGISTERED.encode())]
+
+
+def _namespace(registered: bytes) -> str:
+    """The namespace that a field of meta registers."""
+    return registered.decode().removeprefix(_REGISTERED)
+
+
+def _moment(milliseconds_: bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds_) / 1000, UTC)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are of one type and equal. Arrays are compared by their bytes, on the server."""
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except (TypeError, ValueError):
+        return False
