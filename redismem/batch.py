@@ -9,29 +9,27 @@ the block is left by an exception, nothing is sent. Requests of one step go out 
 is no transaction: others may come in between, and operations that take several steps overlap.
 """
 
-from collections.abc import Coroutine, Generator, Iterator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType, coroutine
-from typing import Any, Final, Self
+from typing import Any, Self, TypeVar
 
 from redismem.errors import LinkError, Suspended
-from redismem.link.base import Command, Link, Reply, Write
+from redismem.link.base import Command, Link, Reply
 from redismem.link.features import Features
-from redismem.op import Handle, run
+from redismem.op import Handle, name_of, run
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.store import Shared
 
-
-MOST_JOINED: Final = 1000
-"""Fields that may leave in one command: the server does nothing else while it runs."""
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
 class _Ask:
-    """What an operation waits for: replies to a write, or time to pass."""
+    """What an operation waits for: replies to commands, or time to pass."""
 
-    write: Write
+    commands: Sequence[Command]
     retry: bool = True
     seconds: float = 0.0
 
@@ -43,23 +41,6 @@ class _Running:
     operation: Coroutine[Any, Any, Any]
     handle: Handle[Any]
     ask: _Ask
-
-
-@dataclass(slots=True)
-class _Group:
-    """Neighbours whose writes leave as one."""
-
-    write: Write
-    pairs: list[bytes]
-    members: list[_Running]
-
-    def takes(self, write: Write) -> bool:
-        """Whether this write may join."""
-        return write.place is not None and write.place == self.write.place and len(self.pairs) < 2 * MOST_JOINED
-
-    def commands(self) -> Sequence[Command]:
-        """The commands of all members."""
-        return self.write.commands(self.pairs)
 
 
 @coroutine
@@ -75,11 +56,15 @@ class BatchLink(Link):
         self._beneath = link
         self._enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]] = []
 
-    def enlist(self, operation: Coroutine[Any, Any, Any]) -> Handle[Any]:
+    def enlist(self, operation: Coroutine[Any, Any, R]) -> Handle[R]:
         """Take an operation in; it runs when the batch is sent."""
-        handle: Handle[Any] = Handle()
+        handle: Handle[R] = Handle()
         self._enlisted.append((operation, handle))
         return handle
+
+    def newest(self) -> Handle[Any] | None:
+        """The handle of the operation taken in last."""
+        return self._enlisted[-1][1] if self._enlisted else None
 
     def discard(self) -> None:
         """Drop every operation unsent."""
@@ -95,11 +80,11 @@ class BatchLink(Link):
         while running:
             if delay := max(one.ask.seconds for one in running):
                 await self._beneath.sleep(delay)
+            replies = iter(await self._answer(running))
             running = [
                 next_
-                for group, replies in await self._answer(_grouped(running))
-                for one in group.members
-                if (next_ := _step(one.operation, one.handle, replies))
+                for one in running
+                if (next_ := _step(one.operation, one.handle, list(islice(replies, len(one.ask.commands)))))
             ]
 
     async def _knowing_features(self, enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]]) -> Features:
@@ -111,28 +96,22 @@ class BatchLink(Link):
                 handle.reject(error)
             raise
 
-    async def _answer(self, groups: list[_Group]) -> Iterator[tuple[_Group, list[Reply]]]:
-        """Each group and the replies to its commands, in one round trip."""
-        requests = [group.commands() for group in groups]
-        commands = [command for request in requests for command in request]
-        running = [one for group in groups for one in group.members]
+    async def _answer(self, running: list[_Running]) -> list[Reply]:
+        """The replies to all that is asked, in one round trip."""
+        commands = [command for one in running for command in one.ask.commands]
+        if not commands:
+            return []
         try:
-            retry = all(one.ask.retry for one in running)
-            replies = iter(await self._beneath.pipeline(commands, retry=retry) if commands else ())
+            return await self._beneath.pipeline(commands, retry=all(one.ask.retry for one in running))
         except LinkError as error:
             for one in running:
                 one.operation.close()
                 one.handle.reject(error)
             raise
-        return ((group, list(islice(replies, len(request)))) for group, request in zip(groups, requests, strict=True))
-
-    async def write(self, write: Write, *, retry: bool = True) -> list[Reply]:
-        """See `Link.write`: waits for the batch's next round trip."""
-        return await _wait_for(_Ask(write, retry))
 
     async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
         """See `Link.pipeline`: waits for the batch's next round trip."""
-        return await _wait_for(_Ask(Write(lambda _: commands), retry))
+        return await _wait_for(_Ask(commands, retry))
 
     async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
         """See `Link.exchange`."""
@@ -140,24 +119,11 @@ class BatchLink(Link):
 
     async def sleep(self, seconds: float) -> None:
         """See `Link.sleep`: the batch's next round trip waits for the longest."""
-        await _wait_for(_Ask(Write(lambda _: ()), seconds=seconds))
+        await _wait_for(_Ask((), seconds=seconds))
 
     async def aclose(self) -> None:
         """See `Link.aclose`: the link beneath stays open."""
         self.discard()
-
-
-def _grouped(running: list[_Running]) -> list[_Group]:
-    """The operations in order, neighbours that write to one place together."""
-    groups: list[_Group] = []
-    for one in running:
-        write = one.ask.write
-        if groups and groups[-1].takes(write):
-            groups[-1].pairs += write.pairs
-            groups[-1].members.append(one)
-        else:
-            groups.append(_Group(write, list(write.pairs), [one]))
-    return groups
 
 
 def _step(operation: Coroutine[Any, Any, Any], handle: Handle[Any], replies: list[Reply] | None) -> _Running | None:
@@ -172,7 +138,7 @@ def _step(operation: Coroutine[Any, Any, Any], handle: Handle[Any], replies: lis
         if isinstance(ask, _Ask):
             return _Running(operation, handle, ask)
         operation.close()
-        handle.reject(Suspended(f"{operation.__qualname__}: a batch cannot wait for anything but the server"))
+        handle.reject(Suspended(f"{name_of(operation)}: a batch cannot wait for anything but the server"))
     return None
 
 
@@ -209,5 +175,3 @@ class AsyncBatch(BatchOperations):
             self._link.discard()
         else:
             await self._link.send()
-
-

@@ -277,7 +277,9 @@ def _write_datetime(value: datetime) -> ExtType | Timestamp:
     zone = f"[{value.tzinfo.key}]" if isinstance(value.tzinfo, ZoneInfo) else ""
     text = f"{value.isoformat()}{zone}{'[_fold=1]' if value.fold else ''}"
     if _identity(_read_datetime(text)) != _identity(value):
-        raise TypeError("datetime is stored with a ZoneInfo by key, a timezone without a name of its own, or none")
+        raise TypeError(
+            "datetime is stored with a ZoneInfo by key, an unnamed timezone, or no tzinfo; not with this one"
+        )
     return ExtType(6, text.encode())
 
 

@@ -56,14 +56,15 @@ class Settings(BaseModel):
     @classmethod
     def of(cls, url: str | None = None, environment: Mapping[str, str] = os.environ, **settings: Any) -> Self:
         """Settings from keywords over the environment over the defaults. Raises `ConfigError`."""
-        given = {name: environment[f"REDISMEM_{name.upper()}"] for name in cls.model_fields if _is_set(environment, name)}
+        variables = {name: f"REDISMEM_{name.upper()}" for name in cls.model_fields}
+        given: dict[str, Any] = {name: environment[v] for name, v in variables.items() if v in environment}
         given |= settings if url is None else settings | {"url": url}
         try:
             return cls(**given)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-            raise ConfigError(f"settings: {problems}") from None
+            raise ConfigError(f"settings: {_problems(error)}") from None
 
 
-def _is_set(environment: Mapping[str, str], name: str) -> bool:
-    return f"REDISMEM_{name.upper()}" in environment
+def _problems(error: ValidationError) -> str:
+    """What is wrong with which setting, without the values: one may be a password."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))

@@ -100,7 +100,7 @@ class LinkClosed(LinkError):
 
 
 class Unavailable(LinkError, ConnectionError):
-    """The server cannot be reached, or the connection broke. The message says whether the call may have been applied."""
+    """The server cannot be reached or went away; the message says whether the call may have been applied."""
 
 
 class Timeout(LinkError, TimeoutError):

@@ -16,7 +16,7 @@ overloads of ``__get__``.
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redismem.errors import NotReady, RedisMemError, Suspended
@@ -34,6 +34,13 @@ class Handle(Generic[R]):
     def __init__(self) -> None:
         self._error: BaseException | None = self._PENDING
         self._value: R | None = None
+
+    @classmethod
+    def rejected(cls, error: BaseException) -> Self:
+        """A handle of an operation that failed before it began."""
+        handle = cls()
+        handle.reject(error)
+        return handle
 
     def result(self) -> R:
         """The operation's value. Raises the operation's own error, or `NotReady` before the batch was sent."""
@@ -111,9 +118,12 @@ class Enlists(Protocol):
 
 
 class Batched(Flavour):
-    """Operations give handles; the batch, which is the class' link, runs them."""
+    """Operations give handles; the batch runs them."""
 
-    _link: Any
+    @property
+    def batch(self) -> Enlists:
+        """The batch that the class belongs to."""
+        raise NotImplementedError
 
     @staticmethod
     def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,9 +149,14 @@ def run(operation: Coroutine[Any, Any, R]) -> R:
         return cast(R, done.value)
     operation.close()
     raise Suspended(
-        f"{operation.__qualname__} waits for an event loop, which a blocking call has not: "
+        f"{name_of(operation)} waits for an event loop, which a blocking call has not: "
         "pass plain functions, not coroutine functions, or use AsyncMemory"
     )
+
+
+def name_of(operation: Coroutine[Any, Any, Any]) -> str:
+    """The operation's name, for messages."""
+    return str(getattr(operation, "__qualname__", operation))
 
 
 def blocking_stream(body: Callable[..., AsyncIterator[R]]) -> Callable[..., Iterator[R]]:
@@ -168,8 +183,7 @@ def enlisting(body: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., Hand
 
     @functools.wraps(body)
     def call(self: Batched, *args: Any, **kwargs: Any) -> Handle[R]:
-        batch: Enlists = self._link
-        return batch.enlist(body(self, *args, **kwargs))
+        return self.batch.enlist(body(self, *args, **kwargs))
 
     return call
 
@@ -198,9 +212,9 @@ class op(Declared, Generic[P, R]):  # noqa: N801  (read as a keyword: `@op async
     def __get__(self, owner: Asyncio, kind: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
     def __get__(self, owner: Batched, kind: type) -> Callable[P, Handle[R]]: ...
-    def __get__(self, owner: Any, kind: type) -> Any:
+    def __get__(self, owner: object, kind: type) -> object:
         """The body itself: flavoured classes replace the descriptor, so only a bare body gets here."""
-        return self if owner is None else self.body.__get__(owner, kind)
+        return self if owner is None else cast(Any, self.body).__get__(owner, kind)
 
 
 class stream(Declared, Generic[P, R]):  # noqa: N801
@@ -217,11 +231,11 @@ class stream(Declared, Generic[P, R]):  # noqa: N801
     def __get__(self, owner: Asyncio, kind: type) -> Callable[P, AsyncIterator[R]]: ...
     @overload
     def __get__(self, owner: Batched, kind: type) -> Callable[P, NoReturn]: ...
-    def __get__(self, owner: Any, kind: type) -> Any:
+    def __get__(self, owner: object, kind: type) -> object:
         """As :meth:`op.__get__`."""
-        return self if owner is None else self.body.__get__(owner, kind)
+        return self if owner is None else cast(Any, self.body).__get__(owner, kind)
 
 
-async def settle(value: Awaitable[R] | R) -> R:
-    """A caller's callback may be plain or a coroutine function: its value, awaited if need be."""
+async def settle(value: Any) -> Any:
+    """What a caller's callback returned: callbacks may be plain functions or coroutine functions."""
     return await value if inspect.isawaitable(value) else value

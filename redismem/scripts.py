@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from redismem.link.base import Argument, Command, Link, Reply, Write, only
+from redismem.link.base import Argument, Command, Link, Reply, only
 from redismem.link.faults import NoScript
 from redismem.link.features import ExpiryTier
 
@@ -35,33 +35,15 @@ class Script:
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
     async def __call__(
-        self,
-        link: Link,
-        keys: Sequence[Argument],
-        arguments: Sequence[Argument],
-        pairs: Sequence[bytes] = (),
-        *,
-        retry: bool = True,
+        self, link: Link, keys: Sequence[Argument], arguments: Sequence[Argument], *, retry: bool = True
     ) -> Reply:
-        """Run the script: one round trip, two when the server had forgotten it. Raises `LinkError`.
-
-        `pairs` are fields and values that follow the arguments; in a batch, neighbours that differ in nothing else
-        share one call.
-        """
-
-        def by_sha(pairs: Sequence[bytes]) -> Sequence[Command]:
-            return (self.command(keys, (*arguments, *pairs)),)
-
-        def loading(pairs: Sequence[bytes]) -> Sequence[Command]:
-            return ("SCRIPT", "LOAD", self.source), ("EVAL", self.source, *by_sha(pairs)[0][2:])
-
-        place = (*keys, *arguments) if pairs else None
-        for commands in (by_sha, loading):
-            write = Write(commands, pairs, place and (self.sha, commands.__name__, *place))
-            reply = (await link.write(write, retry=retry))[-1]
-            if not isinstance(reply, NoScript):
-                break
-        return only([reply])[0]
+        """Run the script: one round trip, two when the server had forgotten it. Raises `LinkError`."""
+        command = self.command(keys, arguments)
+        try:
+            return await link.execute(*command, retry=retry)
+        except NoScript:
+            again = ("SCRIPT", "LOAD", self.source), ("EVAL", self.source, *command[2:])
+            return only(await link.pipeline(again, retry=retry))[1]
 
 
 @functools.cache

@@ -32,8 +32,8 @@ def milliseconds(ttl: TTL) -> int:
         return FOREVER_MS
     if ttl is KEEP_TTL:
         return KEEP_MS
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not math.isfinite(ttl):
-        raise InvalidTTL(f"ttl {ttl!r}: give a finite number of seconds, or None for no expiry")
+    if type(ttl) not in (int, float) or math.isnan(ttl):
+        raise InvalidTTL(f"ttl {ttl!r}: give a number of seconds, or None for no expiry")
     if not 0 < ttl <= LONGEST_SECONDS:
-        raise InvalidTTL(f"ttl {ttl!r}: give more than 0 and at most {LONGEST_SECONDS:.0f} seconds, or None for no expiry")
+        raise InvalidTTL(f"ttl {ttl!r}: give more than 0, at most {LONGEST_SECONDS:.0f} seconds, or None for no expiry")
     return max(1, round(ttl * 1000))

@@ -18,12 +18,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import redis
 from redis.asyncio.connection import AbstractConnection
 
-from redismem.errors import LinkClosed, LinkError
+from redismem.errors import LinkClosed
 from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
 from redismem.link.endpoint import Endpoint
 from redismem.link.faults import Fault, server_error
@@ -89,7 +89,9 @@ class AsyncLink(Link):
         with self._lock:
             for loop in [loop for loop in self._channels if loop.is_closed()]:
                 del self._channels[loop]
-            return self._channels.setdefault(asyncio.get_running_loop(), _Channel(self.endpoint, self.patience, self.traffic))
+            return self._channels.setdefault(
+                asyncio.get_running_loop(), _Channel(self.endpoint, self.patience, self.traffic)
+            )
 
 
 def _abort(loop: asyncio.AbstractEventLoop, channel: "_Channel") -> None:
@@ -214,7 +216,7 @@ class _Channel:
                 await self._wake.wait()
                 try:
                     connection = await self._connect()
-                except (LinkError, redis.RedisError, OSError) as error:
+                except Exception as error:  # whatever it is, it is every caller's
                     self._fail_all(error)
                 else:
                     await self._serve(connection)
@@ -308,5 +310,5 @@ class _Channel:
         self._wake.clear()
         while self._waiting:
             call = self._waiting.popleft()
-            call.fail(cause if isinstance(cause, LinkClosed) else Fault(cause, unsent=True))
+            call.fail(Fault(cause, unsent=True))
             self._done_with(call)

@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -26,17 +26,6 @@ from redismem.link.features import Features
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
 Reply = Any
-
-
-@dataclass(slots=True)
-class Write:
-    """Commands that end in fields and values. In a batch, neighbours with one `place` leave as one command."""
-
-    commands: Callable[[Sequence[bytes]], Sequence[Command]]
-    """The commands that write these fields and values; equal for all writes to one place."""
-    pairs: Sequence[bytes] = ()
-    place: tuple[object, ...] | None = None
-    """What all but the pairs depends on; None: not to be joined with any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +124,7 @@ class Link(ABC):
                 self.refuse_if_closed()
                 attempt += 1
                 if not (retry or fault.unsent) or attempt > self.patience.retries:
-                    raise fault.as_error(self.endpoint.name, applied_unknown=not fault.unsent) from fault.__cause__
+                    raise fault.as_error(self.endpoint.name, applied_unknown=not fault.unsent) from fault.cause
             else:
                 if attempt >= self.patience.retries or not isinstance(replies[0], Busy):
                     return replies
@@ -143,13 +132,10 @@ class Link(ABC):
             self.traffic.count("retries")
             await self.sleep(self.patience.delay(attempt))
 
-    async def write(self, write: Write, *, retry: bool = True) -> list[Reply]:
-        """As `pipeline`, for commands that a batch may join with those of its neighbours."""
-        return await self.pipeline(write.commands(write.pairs), retry=retry)
-
-    async def transaction(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
-        """The commands' replies, all applied at once or none, in one round trip. Raises `LinkError`."""
-        return results(await self.pipeline(atomic(commands), retry=retry))
+    async def transaction(self, commands: Sequence[Command], *, retry: bool = True) -> Sequence[Reply]:
+        """The commands' replies, all applied at once or none (MULTI/EXEC), in one round trip. Raises `LinkError`."""
+        replies = only(await self.pipeline((("MULTI",), *commands, ("EXEC",)), retry=retry))
+        return only(translated(replies[-1]))
 
     async def features(self) -> Features:
         """What the server can do: asked once, in one round trip."""
@@ -165,19 +151,8 @@ class Link(ABC):
 
 def packed(commands: Sequence[Command]) -> bytes:
     """The commands in the server's protocol, for one write."""
-    if len(commands) == 1:
-        return hiredis.pack_command(commands[0])
-    return b"".join([hiredis.pack_command(command) for command in commands])
-
-
-def atomic(commands: Sequence[Command]) -> Sequence[Command]:
-    """The commands as a transaction (MULTI/EXEC)."""
-    return (("MULTI",), *commands, ("EXEC",))
-
-
-def results(replies: Sequence[Reply]) -> list[Reply]:
-    """The replies of a transaction's commands, from the replies to `atomic`. Raises the first error among them."""
-    return list(only(translated(only(replies)[-1])))
+    pack: Callable[[Command], bytes] = cast(Any, hiredis.pack_command)  # its stub knows tuples of one item only
+    return pack(commands[0]) if len(commands) == 1 else b"".join(map(pack, commands))
 
 
 def only(replies: Sequence[Reply]) -> Sequence[Reply]:

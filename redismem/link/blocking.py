@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+import redis.exceptions
 from redis.connection import AbstractConnection
 
-from redismem.errors import LinkError
 from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
 from redismem.link.endpoint import Endpoint
 from redismem.link.faults import Fault, server_error
@@ -85,9 +85,7 @@ class BlockingLink(Link):
         try:
             self.endpoint.prepare()
             connection.connect()
-        except LinkError as error:
-            raise Fault(error, unsent=True) from None
-        except (redis.RedisError, OSError) as error:
+        except Exception as error:  # whatever it is, nothing was sent
             connection.disconnect()
             raise Fault(error, unsent=True) from None
         self.traffic.count("connects")

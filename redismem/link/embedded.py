@@ -34,6 +34,8 @@ if sys.platform != "win32":
 
 LONGEST_SOCKET_PATH = 100
 """Bytes; the kernels' limits are 107 (Linux) and 103 (macOS)."""
+STARTS = 3
+"""How often a start is tried before it is an error: the first may have been killed together with another user."""
 
 
 class EmbeddedServer:
@@ -66,6 +68,7 @@ class EmbeddedServer:
         is installed; `LinkClosed` after `close`.
         """
         deadline = time.monotonic() + keeper.PATIENCE
+        starts = 0
         while self._leave.alive:
             if self._home.has_crashed():
                 raise self._home.unavailable("ended unexpectedly, and its data are lost")
@@ -77,8 +80,10 @@ class EmbeddedServer:
                 raise self._home.unavailable("does not answer")
             if has_keeper:
                 time.sleep(keeper.PAUSE)
-            else:
-                self._home.launch_keeper(remaining)
+            elif not self._home.launch_keeper(remaining):
+                starts += 1
+                if starts == STARTS:
+                    raise self._home.unavailable("could not be started")
         raise LinkClosed("the embedded server was closed")
 
     def close(self) -> None:
@@ -175,8 +180,8 @@ class _Home:
         """Whether a private server was started and is no more. The log is made after the server's lock is taken."""
         return self.is_private and (self.directory / keeper.LOG).exists() and not self.has_server()
 
-    def launch_keeper(self, timeout: float) -> None:
-        """Start a keeper and wait until its server answers; done as well when another keeper was faster."""
+    def launch_keeper(self, timeout: float) -> bool:
+        """Start a keeper, wait for its server, and return whether it may answer; so it may if another was faster."""
         kind = "private" if self.is_private else "shared"
         words = [str(self.directory), self.socket_path, _server_binary(), str(self.linger), kind]
         try:
@@ -191,11 +196,10 @@ class _Home:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return
+            return True
         except OSError as error:
             raise Unavailable(f"no keeper for an embedded server: {error}") from error
-        if launched.returncode:
-            raise self.unavailable("could not be started")
+        return launched.returncode == 0
 
     def wait_until_gone(self) -> None:
         """Return when the directory of a private server is removed; do it if no keeper is there to do it."""

@@ -63,9 +63,7 @@ def endpoint_of(url: str, *, linger: float) -> Endpoint:
         return _embedded(url, linger)
     if scheme == "memory":
         return _memory()
-    raise ConfigError(
-        f"unknown URL scheme {scheme[:20]!r}: use redis://, rediss://, unix://, embedded:// or memory://"
-    )
+    raise ConfigError(f"unknown URL scheme {scheme[:20]!r}: use redis://, rediss://, unix://, embedded:// or memory://")
 
 
 def _remote(url: str) -> Endpoint:

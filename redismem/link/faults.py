@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+import redis.exceptions
 
 from redismem.errors import (
     AuthenticationFailed,
@@ -21,7 +22,6 @@ from redismem.errors import (
     Unavailable,
     WrongType,
 )
-
 
 
 class NoScript(ServerError):
@@ -51,14 +51,16 @@ class Fault(Exception):
 
     def __init__(self, cause: Exception, *, unsent: bool) -> None:
         super().__init__(str(cause))
-        self.__cause__ = cause
+        self.cause = cause
         self.unsent = unsent
 
     def as_error(self, server: str, *, applied_unknown: bool) -> LinkError:
         """The typed error that a caller gets when no attempt is left."""
-        kind = Timeout if isinstance(self.__cause__, (redis.TimeoutError, TimeoutError)) else Unavailable
+        if isinstance(self.cause, LinkError):
+            return self.cause
+        kind = Timeout if isinstance(self.cause, (redis.TimeoutError, TimeoutError)) else Unavailable
         outcome = "the call may have been applied" if applied_unknown else "nothing was sent"
-        refused = _refusal_at_connect(self.__cause__)
+        refused = _refusal_at_connect(self.cause)
         if refused is not None:
             return refused
         return kind(f"{server}: {self} ({outcome}); check that the server is up and reachable")
@@ -83,7 +85,7 @@ def server_error(error: redis.RedisError, command: tuple[Any, ...]) -> ServerErr
     return kind(": ".join(parts))
 
 
-def translated(replies: Sequence[Any]) -> list[Any]:
+def translated(replies: Sequence[Any]) -> Sequence[Any]:
     """The replies inside a transaction's reply, with redis-py's errors among them made redismem's own."""
     return [server_error(reply, ()) if isinstance(reply, redis.RedisError) else reply for reply in replies]
 

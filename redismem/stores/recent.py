@@ -5,6 +5,7 @@ the resolution of ``last_active``, this process may then write to the namespace 
 guard: they name the namespace in meta again, and learn from the reply if the session had ended meanwhile.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Leave:
         """Whether a plain write with this TTL is right."""
         if now >= self.until or ttl_ms == KEEP_MS:
             return False
-        return self.longest_ttl_ms == float("inf") if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
+        return self.longest_ttl_ms == math.inf if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
 
 
 @dataclass(slots=True)

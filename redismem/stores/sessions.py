@@ -25,23 +25,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch
+from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch, RedisMemError
 from redismem.keys import encode_segment, field, field_name
-from redismem.link.base import Argument, Command, Reply, Write, atomic, results
+from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
-from redismem.op import Asyncio, Batched, Blocking, op, run, settle, stream
+from redismem.op import Asyncio, Batched, Blocking, Handle, op, run, settle, stream
 from redismem.scripts import script
 from redismem.stores.recent import Leave
-from redismem.stores.store import Store
+from redismem.stores.store import Shared, Store
 from redismem.ttl import FOREVER_MS, TTL, milliseconds
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
 
 SCHEMA: Final = 1
 """Version of the layout that docs/keys.md describes."""
 
 _LONGEST_RESOLUTION_MS: Final = 1000
 _REGISTERED: Final = "ns:"
+_MOST_JOINED: Final = 1000
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -90,7 +94,7 @@ class SessionOperations(Store):
 
         Raises `EncodeError` for a value without an exact stored form, `LimitExceeded`, `OwnerMismatch`.
         """
-        await self._save(session_id, namespace, [field(key), self._encoded(value)], ttl, user_id)
+        await self._save(session_id, namespace, [field(key), self._encoded(value)], milliseconds(ttl), user_id)
 
     @op
     async def save_many(
@@ -103,10 +107,8 @@ class SessionOperations(Store):
         user_id: str | None = None,
     ) -> None:
         """Store several values at once, all or none, each with the same TTL. Raises as `save`."""
-        pairs: list[bytes] = []
-        for key, value in mapping.items():
-            pairs += field(key), self._encoded(value)
-        await self._save(session_id, namespace, pairs, ttl, user_id)
+        pairs = [data for key, value in mapping.items() for data in (field(key), self._encoded(value))]
+        await self._save(session_id, namespace, pairs, milliseconds(ttl), user_id)
 
     @op
     async def load(
@@ -213,12 +215,10 @@ class SessionOperations(Store):
             before = copy.deepcopy(default) if current is None else self._decoded(current, name, key)
             value = await settle(fn(before))
             data, wanted = self._encoded(value), [] if current is None else [current]
-            written, current = await self._swap(
-                session_id, namespace, key, current is None, wanted, data, ttl, user_id
-            )
+            written, current = await self._swap(session_id, namespace, key, current is None, wanted, data, ttl, user_id)
             if written:
                 return value
-            await self._link.sleep(random.uniform(0, min(0.05, 0.001 * 2**attempt)))  # noqa: S311  (jitter)
+            await self._link.sleep(random.uniform(0, min(0.05, 0.001 * 2**attempt)))
         raise Conflict(
             f"{name}[{key}]: others changed it at each of {self._settings.update_attempts} attempts; "
             "use increment, spread writers over several keys, or raise update_attempts"
@@ -243,7 +243,8 @@ class SessionOperations(Store):
     ) -> bool:
         """Give one key another TTL, None: none. True if there was such a key."""
         arguments = (milliseconds(ttl), field(key))
-        return (await self._write("expire", session_id, namespace, arguments, user_id))[0] == b"OK"
+        reply = await self._write("expire", session_id, namespace, arguments, user_id)
+        return bool(reply[0] == b"OK")
 
     # --- whole sessions ---------------------------------------------------------------------------------------------
 
@@ -310,6 +311,7 @@ class SessionOperations(Store):
         """The raw values of these fields; of none given, field and value of all."""
         name = self._keys.session_namespace(session_id, namespace)
         tier = (await self._link.features()).tier
+        found: Sequence[bytes | None]
         if tier is ExpiryTier.DEADLINES:
             keys = (self._keys.session_meta(session_id), name, self._keys.session_deadlines(session_id, namespace))
             reply = await script("load", tier)(self._link, keys, (_owner(user_id), *fields))
@@ -352,32 +354,24 @@ class SessionOperations(Store):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def _save(
-        self, session_id: str, namespace: str, pairs: list[bytes], ttl: TTL, user_id: str | None
+        self, session_id: str, namespace: str, pairs: list[bytes], ttl_ms: int, user_id: str | None
     ) -> None:
-        ttl_ms = milliseconds(ttl)
         name = self._keys.session_namespace(session_id, namespace)
         if not pairs:
             return
-        if self._settings.max_fields is not None:  # each save is counted by itself
-            await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
-            return
-        leave = None if user_id is not None else self._shared.recent.leave(session_id, namespace, ttl_ms)
+        leave = None
+        if user_id is None and self._settings.max_fields is None:  # which only the script can check
+            leave = self._shared.recent.leave(session_id, namespace, ttl_ms)
         if leave is None or not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave):
-            await self._write("save", session_id, namespace, (ttl_ms,), user_id, pairs)
+            await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
 
     async def _save_plainly(
         self, session_id: str, namespace: str, name: str, pairs: list[bytes], ttl_ms: int, leave: Leave
     ) -> bool:
         """Save in a transaction of plain commands; false if the session turned out to have ended meanwhile."""
-        hsetex = (await self._link.features()).tier is ExpiryTier.HSETEX
-        meta = self._keys.session_meta(session_id)
-
-        def commands(pairs: Sequence[bytes]) -> Sequence[Command]:
-            registration: Command = ("HSETNX", meta, _REGISTERED + namespace, b"")
-            return atomic((registration, *_plain_save(hsetex, name, pairs, ttl_ms, leave.deadline_ms)))
-
-        replies = await self._link.write(Write(commands, pairs, (name, ttl_ms, leave.deadline_ms)))
-        if results(replies)[0] == 0:
+        registration: Command = ("HSETNX", self._keys.session_meta(session_id), _REGISTERED + namespace, b"")
+        saving = _plain_save((await self._link.features()).hsetex, name, pairs, ttl_ms, leave.deadline_ms)
+        if (await self._link.transaction((registration, *saving)))[0] == 0:
             return True
         self._shared.recent.forget(session_id)
         return False
@@ -394,7 +388,7 @@ class SessionOperations(Store):
         user_id: str | None,
     ) -> tuple[bool, bytes | None]:
         """Store bytes if the field is as expected; whether it was, and the bytes that it held if not."""
-        arguments = (milliseconds(ttl), field(key), data, int(absent), *wanted)
+        arguments: tuple[Argument, ...] = (milliseconds(ttl), field(key), data, int(absent), *wanted)
         reply = await self._write("compare_and_set", session_id, namespace, arguments, user_id, retry=False)
         return (True, None) if reply[0] == b"OK" else (False, reply[1] if len(reply) > 1 else None)
 
@@ -405,7 +399,6 @@ class SessionOperations(Store):
         namespace: str,
         arguments: Sequence[Argument],
         user_id: str | None,
-        pairs: Sequence[bytes] = (),
         *,
         retry: bool = True,
     ) -> Reply:
@@ -427,18 +420,16 @@ class SessionOperations(Store):
         )
         sent, tier = recent.clock(), (await self._link.features()).tier
         call, keys, arguments = script(verb, tier), self._keys_of(session_id, names), (*header, *arguments)
-        reply = await call(self._link, keys, arguments, pairs, retry=retry)
+        reply = await call(self._link, keys, arguments, retry=retry)
         if reply[0] == b"NAMESPACES" and len(await self._namespaces_of(session_id)) < (settings.max_namespaces or 0):
             # looking at them made the server forget those that had nothing left
-            reply = await call(self._link, keys, arguments, pairs, retry=retry)
+            reply = await call(self._link, keys, arguments, retry=retry)
         self._granted(reply, session_id, namespace)
         if len(reply) > 1 and isinstance(reply[1], list):
             await self._note(session_id, namespace, sent, tier, reply[1])
         return reply
 
-    async def _note(
-        self, session_id: str, namespace: str, sent: float, tier: ExpiryTier, settled: list[Any]
-    ) -> None:
+    async def _note(self, session_id: str, namespace: str, sent: float, tier: ExpiryTier, settled: list[Any]) -> None:
         """Keep what a write's script said of the session: when it ends, and which namespaces it has."""
         deadline, life, *left_behind = settled
         recent, resolution = self._shared.recent, self._resolution_ms
@@ -464,6 +455,8 @@ class SessionOperations(Store):
                     f"{self._keys.session_namespace(session_id, namespace)}: the write would pass the limit of "
                     f"{self._settings.max_fields} keys; delete some, give them a TTL, or raise max_fields"
                 )
+            case _:
+                pass
         return reply
 
     # --- whole sessions, inside -------------------------------------------------------------------------------------
@@ -486,7 +479,8 @@ class SessionOperations(Store):
 
     async def _touch(self, session_id: str, ttl_ms: int, user_id: str | None) -> bool:
         self._shared.recent.forget_leaves(session_id)
-        return (await self._whole("touch", session_id, (_owner(user_id), ttl_ms)))[0] == b"OK"
+        reply = await self._whole("touch", session_id, (_owner(user_id), ttl_ms))
+        return bool(reply[0] == b"OK")
 
     async def _whole(self, verb: str, session_id: str, arguments: tuple[Argument, ...]) -> Reply:
         """Run a script on all namespaces of a session, asking again until none was left out."""
@@ -533,8 +527,51 @@ class AsyncSessionStore(SessionOperations, Asyncio):
     """Sessions for tasks: every operation of `SessionOperations`, to be awaited."""
 
 
+@dataclass(slots=True)
+class _Joined:
+    """Neighbouring saves of a batch that leave as one."""
+
+    place: tuple[str, int, str | None]
+    pairs: list[bytes]
+    handle: Handle[None]
+
+
 class SessionBatch(SessionOperations, Batched):
     """Sessions inside a batch: every operation of `SessionOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._joined: _Joined | None = None
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link
+
+    # Saves are so frequent in batches that a coroutine for each would be most of their cost.
+    def save(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, session_id: str, namespace: str, key: str, value: Any, ttl: TTL = None, *, user_id: str | None = None
+    ) -> Handle[None]:
+        """As `SessionOperations.save`; neighbours that go to one namespace with one TTL leave together."""
+        try:
+            pair = field(key), self._encoded(value)
+            place = self._keys.session_namespace(session_id, namespace), milliseconds(ttl), user_id
+        except RedisMemError as error:
+            return Handle[None].rejected(error)
+        joined = self._joined
+        if joined is None or joined.place != place or not self._may_join(joined):
+            pairs: list[bytes] = []
+            handle = self._link.enlist(self._save(session_id, namespace, pairs, place[1], user_id))
+            self._joined = joined = _Joined(place, pairs, handle)
+        joined.pairs.extend(pair)
+        return joined.handle
+
+    def _may_join(self, joined: _Joined) -> bool:
+        """Nothing has come in between, the command stays short, and each save need not be counted by itself."""
+        newest = self._link.newest() is joined.handle
+        return newest and len(joined.pairs) < 2 * _MOST_JOINED and self._settings.max_fields is None
 
 
 def _plain_save(hsetex: bool, name: str, pairs: Sequence[bytes], ttl_ms: int, deadline_ms: int) -> Iterator[Command]:

@@ -15,6 +15,7 @@ from tests.strategies import HOSTILE, hostile
 
 KEYS = Keys()
 SEGMENT = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+")
+KEY = re.compile(r"redismem:session:\{[A-Za-z0-9._~%-]+\}:(?:meta|(?:ns|ttl):[A-Za-z0-9._~%-]+)")
 PARTS = re.compile(r"redismem:session:\{([^{}:]+)\}:(ns|ttl):([^{}:]+)")
 BUILDERS: list[Callable[[str], str]] = [
     KEYS.session_meta,
@@ -102,9 +103,7 @@ def test_two_sessions_never_share_a_key(one: tuple[str, str], other: tuple[str, 
 def test_any_text_is_a_key_or_a_typed_error(text: str) -> None:
     for build in BUILDERS:
         if nameable(text):
-            assert re.fullmatch(
-                r"redismem:session:\{[A-Za-z0-9._~%-]+\}:(?:meta|(?:ns|ttl):[A-Za-z0-9._~%-]+)", build(text)
-            )
+            assert KEY.fullmatch(build(text))
         else:
             with pytest.raises(InvalidKey):
                 build(text)
@@ -226,7 +225,7 @@ def test_a_field_is_the_key_itself(key: str) -> None:
         assert field(key) == raw
         assert field_name(raw) == key
     else:
-        with pytest.raises(InvalidKey, match="^key "):
+        with pytest.raises(InvalidKey, match=r"^key "):
             field(key)
 
 
@@ -255,7 +254,7 @@ def test_what_is_no_str_is_refused_even_where_an_equal_key_is_cached(value: str)
 
 
 def test_the_namespace_may_not_be_left_out() -> None:
-    with pytest.raises(InvalidKey, match="^namespace must be a str, not NoneType"):
+    with pytest.raises(InvalidKey, match=r"^namespace must be a str, not NoneType"):
         KEYS.session_namespace("a", None)  # type: ignore[arg-type]
 
 
@@ -268,9 +267,9 @@ def test_an_enum_of_str_counts_by_its_characters() -> None:
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if not nameable(text)])
 def test_an_error_names_the_argument_and_stays_short(text: str) -> None:
-    with pytest.raises(InvalidKey, match="^session_id ") as wrong_id:
+    with pytest.raises(InvalidKey, match=r"^session_id ") as wrong_id:
         KEYS.session_namespace(text, "ns")
-    with pytest.raises(InvalidKey, match="^namespace ") as wrong_name:
+    with pytest.raises(InvalidKey, match=r"^namespace ") as wrong_name:
         KEYS.session_namespace("id", text)
     assert max(len(str(wrong_id.value)), len(str(wrong_name.value))) < 140
 

@@ -1,0 +1,75 @@
+"""The clients that redismem is measured against, each in its fastest reasonable configuration.
+
+Where more than one may be the fastest, all of them run, and the one that is counts.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+
+HGet = Callable[[str, str], Awaitable[object]]
+Open = Callable[[str], Any]
+
+PROTOCOLS = (3, 2)
+"""redis-py's default, and the older one, whose replies it has to reshape less."""
+
+
+@contextmanager
+def redis_py(url: str) -> Iterator[dict[str, "redis.Redis"]]:
+    """redis-py with hiredis, by name."""
+    with ExitStack() as stack:
+        yield {
+            f"redis-py, RESP{protocol}": stack.enter_context(redis.Redis.from_url(url, protocol=protocol))
+            for protocol in PROTOCOLS
+        }
+
+
+@contextmanager
+def glide_sync(url: str) -> Iterator[Any]:
+    """valkey-glide's blocking client."""
+    from glide_sync import GlideClient, GlideClientConfiguration, NodeAddress
+
+    client = GlideClient.create(GlideClientConfiguration([NodeAddress(*_address(url))]))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@asynccontextmanager
+async def redis_asyncio(url: str, tasks: int) -> AsyncIterator[dict[str, HGet]]:
+    """redis.asyncio's HGET on a pool with a connection for each task."""
+    async with AsyncExitStack() as stack:
+        clients: dict[str, HGet] = {}
+        for protocol in PROTOCOLS:
+            pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=tasks, protocol=protocol)
+            client = await stack.enter_async_context(redis.asyncio.Redis.from_pool(pool))
+            clients[f"redis.asyncio, RESP{protocol}"] = client.hget
+        yield clients
+
+
+@asynccontextmanager
+async def glide(url: str, _tasks: int) -> AsyncIterator[dict[str, HGet]]:
+    """valkey-glide's HGET on its multiplexed connection."""
+    from glide import GlideClient, GlideClientConfiguration, NodeAddress, ProtocolVersion
+
+    address = [NodeAddress(*_address(url))]
+    protocols = {3: ProtocolVersion.RESP3, 2: ProtocolVersion.RESP2}
+    clients = {
+        f"valkey-glide, RESP{number}": await GlideClient.create(GlideClientConfiguration(address, protocol=protocol))
+        for number, protocol in protocols.items()
+    }
+    try:
+        yield {name: client.hget for name, client in clients.items()}
+    finally:
+        for client in clients.values():
+            await client.close()
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return str(parts.hostname), int(parts.port or 6379)

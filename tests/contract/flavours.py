@@ -1,0 +1,139 @@
+"""One test body for both flavours on every server, and for the oracle.
+
+A body is a coroutine that awaits every call and asks for the fixture `store` (or `memory`, or `opened`). A `Place` is
+where it runs; `Awaited` makes a blocking store look like the asyncio one. Places that have a server behind them, for
+tests that look at it with another client, are chosen with the marks `on_servers` and `on_real_servers`.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import fakeredis
+import pytest
+import redis
+
+from redismem import AsyncMemory, Memory, SessionStore, Settings
+from redismem.batch import Batch
+from redismem.op import Handle
+from redismem.stores.in_memory import InMemorySessionStore
+from tests.servers import NAMES, REAL, Server
+
+T = TypeVar("T")
+
+FLAVOURS = ("sync", "async")
+ORACLE = "oracle"
+SERVED = tuple(f"{flavour}-{name}" for name in NAMES for flavour in FLAVOURS)
+
+on_servers = pytest.mark.parametrize("place", SERVED, indirect=True)
+on_real_servers = pytest.mark.parametrize(
+    "place", [f"{flavour}-{name}" for name in REAL for flavour in FLAVOURS], indirect=True
+)
+on_valkey = pytest.mark.parametrize("place", [f"{flavour}-valkey9" for flavour in FLAVOURS], indirect=True)
+
+
+class Awaited:
+    """A blocking object whose methods are awaited, and whose generators are asynchronous."""
+
+    def __init__(self, blocking: Any) -> None:
+        self.blocking = blocking
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.blocking, name)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            return method(*args, **kwargs)
+
+        async def iterated(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            for item in method(*args, **kwargs):
+                yield item
+
+        return iterated if inspect.isgeneratorfunction(method) else awaited
+
+
+class AwaitedMemory:
+    """A `Memory` with the surface of an `AsyncMemory`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.blocking = memory
+        self.sessions = Awaited(memory.sessions)
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[Batch]:
+        with self.blocking.batch() as batch:
+            yield batch
+
+    async def health(self) -> Any:
+        return self.blocking.health()
+
+    def stats(self) -> Any:
+        return self.blocking.stats()
+
+    async def aclose(self) -> None:
+        self.blocking.close()
+
+
+class OracleMemory:
+    """What a body needs of a memory, on a dictionary."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.sessions = Awaited(InMemorySessionStore(settings=settings))
+
+    async def aclose(self) -> None:
+        self.sessions.blocking.close()
+
+
+@dataclass
+class Place:
+    """A flavour on a server, or the oracle, which has none."""
+
+    flavour: str
+    server: Server | None = None
+    fake: list[Any] = field(default_factory=list[Any])
+
+    def open(self, url: str | None = None, **settings: Any) -> AsyncMemory:
+        """A new memory. All that one place opens work on the same data; but each oracle has its own."""
+        if self.server is None:
+            return cast(AsyncMemory, OracleMemory(Settings.of("memory://", **settings)))
+        if self.flavour == "async":
+            return self._joined(AsyncMemory(url or self.server.url, **settings))
+        return cast(AsyncMemory, AwaitedMemory(self._joined(Memory(url or self.server.url, **settings))))
+
+    def open_rival(self, memory: AsyncMemory, **settings: Any) -> SessionStore:
+        """A blocking store on the data of `memory`, as another process would have one."""
+        if self.server is None:
+            return cast(SessionStore, cast(Any, memory).sessions.blocking)
+        return self._joined(Memory(self.server.url, **settings)).sessions
+
+    def raw(self) -> redis.Redis:
+        """The server as another client sees it; for fakeredis, after a memory was opened."""
+        assert self.server is not None
+        if self.server.process is None:
+            return fakeredis.FakeRedis(server=self.fake[0])
+        return redis.Redis(port=self.server.port)
+
+    def _joined(self, memory: T) -> T:
+        """fakeredis: every memory:// is a server of its own, but those of one place are one."""
+        options = cast(Any, memory)._link.endpoint.options
+        if "server" in options:
+            self.fake.append(options["server"])
+            options["server"] = self.fake[0]
+        return memory
+
+
+async def eventually(condition: Callable[[], Awaitable[T]], within: float = 10.0) -> T:
+    """Ask until the answer is true."""
+    deadline = time.monotonic() + within
+    while not (answer := await condition()):
+        assert time.monotonic() < deadline, f"not within {within:g} s; the last answer was {answer!r}"
+        await asyncio.sleep(0.005)
+    return answer
+
+
+def results(handles: list[Handle[T]]) -> list[T]:
+    """What each handle of a batch gives."""
+    return [handle.result() for handle in handles]

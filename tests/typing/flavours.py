@@ -1,0 +1,52 @@
+"""Checked by mypy and pyright, never run: what type checkers make of each flavour of an operation."""
+
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, assert_type
+
+from redismem import AsyncMemory, Handle, Memory, SessionInfo, SessionStore, Values, create_store
+from redismem.link.base import Stats
+from redismem.ops.health import Health
+
+
+def a_blocking_call_is_a_value(memory: Memory) -> None:
+    sessions = memory.sessions
+    assert_type(sessions.load("s", "n", "k"), Any)
+    assert_type(sessions.get_all("s", "n"), Values)
+    assert_type(sessions.increment("s", "n", "k", by=2, ttl=1.5), int)
+    assert_type(sessions.delete("s", "n", "k"), bool)
+    assert_type(sessions.info("s"), SessionInfo | None)
+    assert_type(sessions.scan(batch_size=10), Iterator[str])
+    assert_type(memory.health(), Health)
+    assert_type(memory.stats(), Stats)
+    assert_type(create_store("memory://"), SessionStore)
+
+
+async def an_async_call_is_awaited(memory: AsyncMemory) -> None:
+    sessions = memory.sessions
+    loading = assert_type(sessions.load("s", "n", "k"), Coroutine[Any, Any, Any])
+    adding = assert_type(sessions.increment("s", "n", "k"), Coroutine[Any, Any, int])
+    assert_type(await loading, Any)
+    assert_type(await adding, int)
+    assert_type(await sessions.get_all("s", "n"), Values)
+    assert_type(await sessions.info("s"), SessionInfo | None)
+    assert_type(sessions.scan(), AsyncIterator[str])
+    assert_type(await memory.health(), Health)
+
+
+def a_batched_call_is_a_handle(memory: Memory) -> None:
+    with memory.batch() as batch:
+        assert_type(batch.sessions.increment("s", "n", "k"), Handle[int])
+        assert_type(batch.sessions.save("s", "n", "k", 1, ttl=2), Handle[None])
+        assert_type(batch.sessions.increment("s", "n", "k").result(), int)
+
+
+async def a_batched_call_is_a_handle_in_async_too(memory: AsyncMemory) -> None:
+    async with memory.batch() as batch:
+        assert_type(batch.sessions.delete("s", "n", "k"), Handle[bool])
+
+
+def wrong_calls_are_seen(memory: Memory, other: AsyncMemory) -> None:
+    memory.sessions.load("s", "n")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    memory.sessions.save("s", "n", "k", 1, ttl="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    memory.sessions.load(1, "n", "k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    other.sessions.nothing()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
