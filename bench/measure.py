@@ -9,10 +9,13 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import median, quantiles
+from typing import TypeVar
+
+T = TypeVar("T")
 
 WARM_UP_LAPS = 2
 
@@ -54,7 +57,7 @@ class Race:
 
 
 def race(ours: Side, peers: Sequence[Side], laps: int) -> Race:
-    """Run the sides against each other. Garbage is collected before, and nothing that exists by then again."""
+    """Run the sides against each other. Both pay for their own garbage; what is there before is not looked at again."""
     sides, order = [ours, *peers], random.Random(0)
     for side in sides * WARM_UP_LAPS:
         side.round()
@@ -75,27 +78,14 @@ def race(ours: Side, peers: Sequence[Side], laps: int) -> Race:
     )
 
 
-def repeated(name: str, call: Callable[[], object], times: int) -> Side:
-    """Seconds for one call, in rounds of so many."""
-
-    def one_round() -> float:
-        began = time.perf_counter()
-        for _ in range(times):
-            call()
-        return (time.perf_counter() - began) / times
-
-    return Side(name, one_round)
-
-
-def each(name: str, call: Callable[[str], object], keys: Iterable[str], times: int) -> Side:
-    """Seconds for one call, in rounds of so many, each call with the next of the keys; they start over at the end."""
-    supply = cycle(keys)
+def each(name: str, call: Callable[[T], object], supply: Iterator[T], times: int) -> Side:
+    """Seconds for one call, in rounds of so many, each with the next thing of an endless supply."""
 
     def one_round() -> float:
         chosen = list(islice(supply, times))
         began = time.perf_counter()
-        for key in chosen:
-            call(key)
+        for item in chosen:
+            call(item)
         return (time.perf_counter() - began) / times
 
     return Side(name, one_round)

@@ -26,7 +26,8 @@ most. Rows without a requirement are there to explain the others.
 - Of redis-py, redis.asyncio and valkey-glide, RESP3 and RESP2 run in every race; the faster one counts.
 - The peers move bytes. redismem moves values: it encodes, decodes, checks names, and keeps the session's books.
 - "Server time" is what `INFO commandstats` adds up for all commands that a call causes. EXEC and EVALSHA contain the
-  commands that run inside them, which are listed, and summed, as well; "inner commands once" leaves those out.
+  time of the commands inside them, which the sum counts again; the rows "inner commands once" do not. Some microseconds
+  go by once a second, when `save` runs a script that looks after the session's meta.
 - "Bytes in Redis" is `MEMORY USAGE key SAMPLES 0` of every key of the session, its meta included.
 - The text of 5 MB is JSON lines of varied words and numbers, which zstd at its fastest shortens by 40 %; the other
   value is `os.urandom`. Bare SET and GET take and give bytes that are encoded already.
@@ -57,6 +58,7 @@ class Result:
     theirs: str
     ratio: Spread
     bound: Bound | None = None
+    note: str = ""
 
     @property
     def missed(self) -> bool:
@@ -71,26 +73,28 @@ class Result:
             self.ours,
             self.theirs,
             f"{ratio.median:.3g}",
-            f"{ratio.low:.3g} - {ratio.high:.3g}" if ratio.low < ratio.high else "",
+            f"{ratio.low:.3g} to {ratio.high:.3g}" if ratio.low < ratio.high else "",
             str(self.bound or ""),
             "missed" if self.missed else "met" if self.bound else "",
         )
 
 
 def show(results: Sequence[Result]) -> None:
-    """The table on the terminal."""
+    """The table on the terminal, and the notes."""
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(markdown(results))
+        print(f"{markdown(results)}\n\n{notes(results)}")
         return
     table = Table(*COLUMNS)
     for result in results:
         style = "red" if result.missed else None if result.bound else "dim"
         table.add_row(*result.cells(), style=style)
     # a pipe has no width, and cells that are cut tell nothing
-    Console(width=None if os.isatty(1) else 200).print(table)
+    console = Console(width=None if os.isatty(1) else 200)
+    console.print(table)
+    console.print(notes(results), style="dim", highlight=False)
 
 
 def markdown(results: Iterable[Result]) -> str:
@@ -102,6 +106,11 @@ def markdown(results: Iterable[Result]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def notes(results: Iterable[Result]) -> str:
+    """What some rows have to say beyond their columns, as a list in Markdown."""
+    return "\n".join(f"- {result.measure}: {result.note}" for result in results if result.note)
+
+
 def write(path: Path, results: Sequence[Result], bare: "redis.Redis", seconds: float) -> None:
     """Keep the results, with what is needed to judge them."""
     facts = "\n".join(f"- {name}: {fact}" for name, fact in _circumstances(bare, seconds).items())
@@ -110,7 +119,7 @@ def write(path: Path, results: Sequence[Result], bare: "redis.Redis", seconds: f
     verdict = f"{bounds - missed} of {bounds} requirements met."
     path.write_text(
         f"# Benchmarks\n\n`make bench` measures all of this in one run and writes this page. {verdict}\n\n"
-        f"{markdown(results)}\n\n## How to read it\n\n{HOW_TO_READ}\n## Where and when\n\n{facts}\n",
+        f"{markdown(results)}\n\n{notes(results)}\n\n## How to read it\n\n{HOW_TO_READ}\n## Where and when\n\n{facts}\n",
         "utf-8",
     )
 

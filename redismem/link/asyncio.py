@@ -46,16 +46,14 @@ class AsyncLink(Link):
 
     async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
         """See `Link.exchange`. The channel's reader notices a dead connection at once, so `fresh` asks nothing more."""
-        channel = self._channels.get(asyncio.get_running_loop()) or self._new_channel()
-        replies = await channel.call(commands)
+        replies = await self._channel().call(commands)
         self.traffic.count_exchange(len(commands))
         return replies
 
     async def features(self) -> Features:
         """See `Link.features`: tasks that need the answer at once ask together, once for each loop."""
         if self._features is None:
-            channel = self._channels.get(asyncio.get_running_loop()) or self._new_channel()
-            async with channel.asking:
+            async with self._channel().asking:
                 return await super().features()
         return self._features
 
@@ -84,14 +82,19 @@ class AsyncLink(Link):
         self.traffic, self._lock = Traffic(), threading.Lock()
         self._channels = {}
 
-    def _new_channel(self) -> "_Channel":
+    def _channel(self) -> "_Channel":
+        """The running loop's channel."""
+        loop = asyncio.get_running_loop()
+        channel = self._channels.get(loop)
+        return channel if channel is not None and not channel.closing else self._new_channel(loop)
+
+    def _new_channel(self, loop: asyncio.AbstractEventLoop) -> "_Channel":
         self.refuse_if_closed()
         with self._lock:
-            for loop in [loop for loop in self._channels if loop.is_closed()]:
-                del self._channels[loop]
-            return self._channels.setdefault(
-                asyncio.get_running_loop(), _Channel(self.endpoint, self.patience, self.traffic)
-            )
+            for other in [other for other in self._channels if other.is_closed()]:
+                del self._channels[other]
+            channel = self._channels[loop] = _Channel(self.endpoint, self.patience, self.traffic)
+            return channel
 
 
 def _abort(loop: asyncio.AbstractEventLoop, channel: "_Channel") -> None:
@@ -161,13 +164,13 @@ class _Channel:
         self._wake = asyncio.Event()
         self.asking = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
-        self._closing = False
+        self.closing = False
 
     async def call(self, commands: Sequence[Command]) -> list[Reply]:
         """Write the commands with those of the same tick and await their replies. Raises `Fault`."""
         while self._full():
             await self._wait_for_room()
-        if self._closing:
+        if self.closing:
             raise LinkClosed("the memory was closed while the call waited")
         call = _Call(commands, self._loop.create_future())
         self._waiting.append(call)
@@ -179,7 +182,7 @@ class _Channel:
 
     def stop(self) -> None:
         """End the channel's tasks soon; every call fails with `LinkClosed`."""
-        self._closing = True
+        self.closing = True
         if self._writer is not None:
             self._writer.cancel()
 
@@ -221,7 +224,7 @@ class _Channel:
                 else:
                     await self._serve(connection)
         except BaseException:
-            self._closing = True
+            self.closing = True
             self._fail_all(LinkClosed(f"{self._endpoint.name}: the memory or its event loop was closed"))
             raise
 

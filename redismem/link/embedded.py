@@ -82,7 +82,7 @@ class EmbeddedServer:
                 time.sleep(keeper.PAUSE)
             elif not self._home.launch_keeper(remaining):
                 starts += 1
-                if starts == STARTS:
+                if starts == STARTS or self._home.has_crashed():
                     raise self._home.unavailable("could not be started")
         raise LinkClosed("the embedded server was closed")
 

@@ -151,6 +151,7 @@ class Keeper:
         }
         command = [self.binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
         with open(LOG, "ab") as log:
+            os.dup2(log.fileno(), sys.stderr.fileno())  # the keeper's own troubles are told there as well
             # S603: the binary is the one that was installed
             return subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock]

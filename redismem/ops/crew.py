@@ -101,6 +101,11 @@ class Crew:
         self._site.wait_until_gone(worker.client_name)
         return end
 
+    @property
+    def messages(self) -> int:
+        """How many messages all of them have done, as far as they have told."""
+        return self._departed.messages + sum(worker.meter.messages for worker in self.workers)
+
     def meter(self) -> Meter:
         """What all of them measured together."""
         total = Meter()

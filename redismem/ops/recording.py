@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from redismem.codec import Codec
 from redismem.errors import ConfigError, EncodeError, InvalidKey
@@ -77,7 +77,7 @@ class _Message(BaseModel):
 class _Line(BaseModel):
     session_id: str
     user_id: str | None = None
-    messages: list[_Message]
+    messages: Annotated[list[_Message], Field(min_length=1)]
 
 
 class _Task(BaseModel):
@@ -92,7 +92,7 @@ class _TauBenchRun(BaseModel):
     task_id: int
     trial: int
     info: _Info
-    traj: list[_Message]
+    traj: Annotated[list[_Message], Field(min_length=1)]
 
 
 def _recordings(path: Path) -> Iterator[tuple[int, Recording]]:

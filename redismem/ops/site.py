@@ -35,6 +35,8 @@ class Site:
         self._url = f"unix://{quote(endpoint.server.socket_path)}" if endpoint.server else settings.url
 
     def __enter__(self) -> Self:
+        """Starts an embedded server, so that workers find it. Raises `LinkError` if the server does not answer."""
+        run(self._link.execute("PING"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -49,10 +51,6 @@ class Site:
         base, _, query = self._url.partition("?")
         options = [pair for pair in parse_qsl(query) if pair[0] != "client_name"]
         return f"{base}?{urlencode([*options, ('client_name', client_name)])}"
-
-    def start(self) -> None:
-        """See that the server answers. Raises `LinkError`."""
-        run(self._link.execute("PING"))
 
     def wait_until_gone(self, client_name: str) -> None:
         """Return when the server has no connection of this name, and so has applied the last of what came from it.

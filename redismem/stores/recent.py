@@ -1,8 +1,9 @@
 """What this process learned lately about sessions that it writes to, so that it need not ask at every write.
 
 A script that wrote to a namespace has registered it in the session's meta and seen to every expiry. For a moment,
-the resolution of ``last_active``, this process may then write to the namespace with plain commands. Those carry one
-guard: they name the namespace in meta again, and learn from the reply if the session had ended meanwhile.
+the resolution of ``last_active``, this process may then write to the namespace with plain commands. In the same
+transaction it reads from meta whether that still holds; if the session ended or was touched meanwhile, a script
+follows at once.
 """
 
 import math
@@ -17,6 +18,9 @@ MOST_SESSIONS: Final = 10_000
 """More are forgotten at once: the next write to each costs a script again."""
 
 
+NO_DEADLINE: Final = -1
+
+
 @dataclass(slots=True)
 class Leave:
     """Leave to write to one namespace with plain commands, until a moment of this process' clock."""
@@ -25,13 +29,19 @@ class Leave:
     longest_ttl_ms: float
     """A value with a longer TTL would outlive the session's meta; infinite when meta has no end of its own."""
     deadline_ms: int
-    """When the session as a whole ends, by the server's clock; -1: never."""
+    """When the session as a whole ends, by the server's clock; NO_DEADLINE: not as a whole."""
 
     def covers(self, ttl_ms: int, now: float) -> bool:
         """Whether a plain write with this TTL is right."""
         if now >= self.until or ttl_ms == KEEP_MS:
             return False
         return self.longest_ttl_ms == math.inf if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
+
+
+    def holds(self, registered: bytes | None, deadline: bytes | None) -> bool:
+        """Whether meta, as found at the write, is what the leave relies on; a later deadline does no harm."""
+        found = NO_DEADLINE if deadline is None else int(deadline)
+        return registered is not None and (found == self.deadline_ms or found > self.deadline_ms != NO_DEADLINE)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ Common parameters
 
 import copy
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -33,7 +33,7 @@ from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Batched, Blocking, Handle, op, run, settle, stream
 from redismem.scripts import script
-from redismem.stores.recent import Leave
+from redismem.stores.recent import NO_DEADLINE, Leave
 from redismem.stores.store import Shared, Store
 from redismem.ttl import FOREVER_MS, TTL, milliseconds
 
@@ -316,20 +316,18 @@ class SessionOperations(Store):
             keys = (self._keys.session_meta(session_id), name, self._keys.session_deadlines(session_id, namespace))
             reply = await script("load", tier)(self._link, keys, (_owner(user_id), *fields))
             found = self._granted(reply, session_id, namespace)[1:]
-        elif len(fields) == 1:
-            found = [await self._guarded(session_id, user_id, ("HGET", name, *fields))]
-        elif fields:
-            found = await self._guarded(session_id, user_id, ("HMGET", name, *fields))
         else:
-            found = await self._guarded(session_id, user_id, ("HGETALL", name))
+            reply = await self._guarded(session_id, user_id, _reading(name, fields))
+            found = [reply] if len(fields) == 1 else reply
         if self._settings.refresh_on_read and self._settings.session_ttl is not None:
             await self._refresh(session_id)
         return found
 
-    async def _guarded(self, session_id: str, user_id: str | None, command: Command) -> Reply:
+    def _guarded(self, session_id: str, user_id: str | None, command: Command) -> Coroutine[Any, Any, Reply]:
         """The reply to a reading command, if the session is the user's."""
-        if user_id is None:
-            return await self._link.execute(*command)
+        return self._link.execute(*command) if user_id is None else self._owned(session_id, user_id, command)
+
+    async def _owned(self, session_id: str, user_id: str, command: Command) -> Reply:
         meta = self._keys.session_meta(session_id)
         owner, reply = await self._link.transaction((("HGET", meta, "user_id"), command))
         if owner is not None and owner != _owner(user_id).encode():
@@ -368,10 +366,11 @@ class SessionOperations(Store):
     async def _save_plainly(
         self, session_id: str, namespace: str, name: str, pairs: list[bytes], ttl_ms: int, leave: Leave
     ) -> bool:
-        """Save in a transaction of plain commands; false if the session turned out to have ended meanwhile."""
-        registration: Command = ("HSETNX", self._keys.session_meta(session_id), _REGISTERED + namespace, b"")
+        """Save in a transaction of plain commands; false if the session turns out to have changed meanwhile."""
+        guard: Command = ("HMGET", self._keys.session_meta(session_id), _REGISTERED + namespace, "deadline")
         saving = _plain_save((await self._link.features()).hsetex, name, pairs, ttl_ms, leave.deadline_ms)
-        if (await self._link.transaction((registration, *saving)))[0] == 0:
+        found, *_ = await self._link.transaction((guard, *saving))
+        if leave.holds(*found):
             return True
         self._shared.recent.forget(session_id)
         return False
@@ -574,6 +573,13 @@ class SessionBatch(SessionOperations, Batched):
         return newest and len(joined.pairs) < 2 * _MOST_JOINED and self._settings.max_fields is None
 
 
+def _reading(name: str, fields: tuple[bytes, ...]) -> Command:
+    """The command that reads these fields, or all, on servers that expire fields themselves."""
+    if not fields:
+        return ("HGETALL", name)
+    return ("HGET", name, *fields) if len(fields) == 1 else ("HMGET", name, *fields)
+
+
 def _plain_save(hsetex: bool, name: str, pairs: Sequence[bytes], ttl_ms: int, deadline_ms: int) -> Iterator[Command]:
     """The commands that save without a script, on servers that expire fields themselves."""
     if ttl_ms == FOREVER_MS or not hsetex:
@@ -582,7 +588,7 @@ def _plain_save(hsetex: bool, name: str, pairs: Sequence[bytes], ttl_ms: int, de
         yield ("HSETEX", name, "PX", ttl_ms, "FIELDS", len(pairs) // 2, *pairs)
     elif ttl_ms != FOREVER_MS:
         yield ("HPEXPIRE", name, ttl_ms, "FIELDS", len(pairs) // 2, *pairs[::2])
-    if deadline_ms >= 0:
+    if deadline_ms != NO_DEADLINE:
         yield ("PEXPIREAT", name, deadline_ms, "NX")
 
 

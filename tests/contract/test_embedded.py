@@ -78,7 +78,7 @@ def processes(directory: Path, program: str = "") -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # a zombie has no current directory
-            if process.cwd() == str(directory) and process.name().startswith(program):
+            if process.cwd() == str(directory) and process.name().lower().startswith(program):
                 found.append(process)
     return found
 
@@ -308,12 +308,11 @@ class TestShared:
             assert run_id(server.socket_path) != before
             assert send(server.socket_path, "GET", "key") == "value"
 
-    def test_a_visit_prolongs_the_linger(self, home: Path) -> None:
-        with EmbeddedServer(home, 0.5) as server:
-            server.ensure()
-        time.sleep(0.25)  # in the middle of it; later is no harm
-        with EmbeddedServer(home, 0.5) as server:
-            server.ensure()
+    def test_visits_prolong_the_linger(self, home: Path) -> None:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.25:
+            with EmbeddedServer(home, 0.5) as server:
+                server.ensure()
         left = time.monotonic()
         eventually(lambda: not processes(home))
         assert time.monotonic() - left >= 0.5
@@ -509,6 +508,17 @@ class TestErrors:
                 server.ensure()
             assert time.monotonic() - begun < 5
         eventually(lambda: not processes(home))
+
+    @pytest.mark.parametrize(("binary", "reason"), [("/nowhere/valkey-server", "No such file"), ("/bin/false", "")])
+    def test_a_private_server_that_cannot_start(
+        self, private: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, binary: str, reason: str
+    ) -> None:
+        monkeypatch.setattr(embedded, "_server_binary", lambda: binary)
+        with pytest.raises(Unavailable, match=f"could not be started(?s:.*){reason}"):
+            private.ensure()
+        private.close()
+        assert not home_of(private).exists()
+        eventually(lambda: not processes(home_of(private)))
 
     def test_a_server_that_hangs(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("redismem.link.keeper.PATIENCE", 0.5)
