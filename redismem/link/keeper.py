@@ -57,19 +57,19 @@ def is_held(path: str | os.PathLike[str], operation: int = fcntl.LOCK_SH) -> boo
     return False
 
 
-def ask(socket_path: str, command: bytes, timeout: float = 1.0) -> bytes:
-    """Send an inline command and return the first piece of the answer: empty when nobody answers."""
+def ping(socket_path: str) -> bytes:
+    """What a server says to PING, be it an error: empty when nobody answers within a second."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(timeout)
+        link.settimeout(1.0)
         link.connect(socket_path)
-        link.sendall(command + b"\r\n")
+        link.sendall(b"PING\r\n")
         return link.recv(1024)
     return b""
 
 
 def is_ready(socket_path: str) -> bool:
     """Whether a server answers and has its data loaded."""
-    answer = ask(socket_path, b"PING")
+    answer = ping(socket_path)
     return bool(answer) and not answer.startswith(b"-LOADING")
 
 
@@ -113,6 +113,8 @@ class Keeper:
         if started:
             threading.Thread(target=self.end_when_deserted, daemon=True).start()
             self.wait_for_end()
+            with contextlib.suppress(FileNotFoundError):  # a server that was killed leaves its socket
+                os.unlink(self.socket_path)
         if self.private:
             self.remove_directory()
 
@@ -120,7 +122,7 @@ class Keeper:
         """Have a server that answers: an orphan of a keeper that died, or a new one."""
         deadline = time.monotonic() + PATIENCE
         while (lock := take(SERVER, fcntl.LOCK_EX)) is None:
-            if ask(self.socket_path, b"PING"):
+            if ping(self.socket_path):
                 return True
             if time.monotonic() > deadline:
                 return False
@@ -191,8 +193,6 @@ class Keeper:
         import shutil  # slow to load, and not needed before
 
         fcntl.flock(self.users, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.socket_path)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -1,6 +1,7 @@
 """Embedded servers as their users meet them: real processes, real signals, real sockets."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -23,19 +24,19 @@ from redismem.link.keeper import is_held
 ROOT = Path(embedded.__file__).parents[2]
 
 USER = """
-import sys
+import json, sys
 from pathlib import Path
 from redismem.link.embedded import EmbeddedServer
 
 directory, linger = sys.argv[1:]
 server = EmbeddedServer(Path(directory) if directory else None, float(linger))
 server.ensure()
-print(server.socket_path, flush=True)
+print(json.dumps(server.socket_path), flush=True)
 sys.stdin.read()  # until the test lets it leave; without a close()
 """
 
 PARENT_AND_CHILD = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from redismem.link.embedded import EmbeddedServer
 
@@ -47,7 +48,7 @@ if (os.fork() == 0) == (sys.argv[2] == "child closes"):
     os.write(writer, b"1")
 else:
     os.read(reader, 1)
-    print(server.socket_path, flush=True)
+    print(json.dumps(server.socket_path), flush=True)
 sys.stdin.read()
 """
 
@@ -152,7 +153,7 @@ def home_of(server: EmbeddedServer) -> Path:
 
 def socket_of(user: "subprocess.Popen[str]") -> str:
     assert user.stdout is not None
-    return user.stdout.readline().strip()
+    return str(json.loads(user.stdout.readline()))
 
 
 def leave(user: "subprocess.Popen[str]") -> None:
@@ -348,7 +349,6 @@ class TestShared:
             send(server.socket_path, "SET", "key", "value")
             for victim in victims:
                 kill(home, victim)
-            assert Path(server.socket_path).exists()
             server.ensure()
             assert run_id(server.socket_path) != before
             assert send(server.socket_path, "GET", "key") == "value"
@@ -394,10 +394,13 @@ class TestShared:
         try:
             with EmbeddedServer(home, 0) as server:
                 server.ensure()
-                socket = socket_of(start(USER, home, 0)) if "\n" not in name else server.socket_path
-                assert run_id(socket) == run_id(server.socket_path)
+                user = start(USER, home, 0)
+                assert run_id(socket_of(user)) == run_id(server.socket_path)
                 assert Path(server.socket_path).parent.stat().st_mode & 0o077 == 0
                 assert len(servers(home)) == 1
+                leave(user)
+            eventually(lambda: not processes(home))
+            assert not Path(server.socket_path).exists()
         finally:
             kill_all(home)
 
