@@ -75,7 +75,7 @@ class BatchLink(Link):
     async def send(self) -> None:
         """Run every operation to its end. Raises `LinkError` if the link fails; the handles then hold it too."""
         enlisted, self._enlisted = self._enlisted, []
-        self._features = await self._knowing_features(enlisted)
+        self.known = await self._knowing_features(enlisted)
         running = [next_ for operation, handle in enlisted if (next_ := _step(operation, handle, None))]
         while running:
             if delay := max(one.ask.seconds for one in running):

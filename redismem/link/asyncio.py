@@ -46,16 +46,18 @@ class AsyncLink(Link):
 
     async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
         """See `Link.exchange`. The channel's reader notices a dead connection at once, so `fresh` asks nothing more."""
-        replies = await self._channel().call(commands)
+        channel = self._channel()
+        while channel.is_full():
+            await channel.room()
         self.traffic.count_exchange(len(commands))
-        return replies
+        return await channel.submit(commands)
 
     async def features(self) -> Features:
         """See `Link.features`: tasks that need the answer at once ask together, once for each loop."""
-        if self._features is None:
-            async with self._channel().asking:
-                return await super().features()
-        return self._features
+        if self.known is not None:
+            return self.known
+        async with self._channel().asking:
+            return await super().features()
 
     async def sleep(self, seconds: float) -> None:
         """See `Link.sleep`."""
@@ -166,19 +168,17 @@ class _Channel:
         self._writer: asyncio.Task[None] | None = None
         self.closing = False
 
-    async def call(self, commands: Sequence[Command]) -> list[Reply]:
-        """Write the commands with those of the same tick and await their replies. Raises `Fault`."""
-        while self._full():
-            await self._wait_for_room()
+    def submit(self, commands: Sequence[Command]) -> "asyncio.Future[list[Reply]]":
+        """Write the commands with those of the same tick; the future gives their replies or a `Fault`."""
         if self.closing:
-            raise LinkClosed("the memory was closed while the call waited")
+            raise LinkClosed(f"{self._endpoint.name}: the memory was closed while the call waited")
         call = _Call(commands, self._loop.create_future())
         self._waiting.append(call)
         self._bytes += len(call.payload)
         self._wake.set()
         if self._writer is None or self._writer.done():
             self._writer = self._loop.create_task(self._run(), name="redismem-channel")
-        return await call.future
+        return call.future
 
     def stop(self) -> None:
         """End the channel's tasks soon; every call fails with `LinkClosed`."""
@@ -194,17 +194,19 @@ class _Channel:
 
     # --- room -------------------------------------------------------------------------------------------------------
 
-    def _full(self) -> bool:
+    def is_full(self) -> bool:
+        """Whether a caller has to wait."""
         return len(self._waiting) + len(self._flying) >= MAX_CALLS or self._bytes > MAX_BYTES
 
-    async def _wait_for_room(self) -> None:
+    def room(self) -> "asyncio.Future[None]":
+        """Done when there may be room; look again."""
         room = self._loop.create_future()
         self._room.append(room)
-        await room
+        return room
 
     def _done_with(self, call: _Call) -> None:
         self._bytes -= len(call.payload)
-        if self._room and not self._full():
+        if self._room and not self.is_full():
             while self._room:
                 room = self._room.popleft()
                 if not room.done():

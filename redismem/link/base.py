@@ -86,7 +86,7 @@ class Link(ABC):
         self.patience = patience
         self.traffic = Traffic()
         self.closed = False
-        self._features: Features | None = None
+        self.known: Features | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint.name}>"
@@ -138,10 +138,10 @@ class Link(ABC):
         return only(translated(replies[-1]))
 
     async def features(self) -> Features:
-        """What the server can do: asked once, in one round trip."""
-        if self._features is None:
-            self._features = Features.of(await self.execute(*Features.QUESTION))
-        return self._features
+        """What the server can do: asked once, in one round trip, and then `known`."""
+        if self.known is None:
+            self.known = Features.of(await self.execute(*Features.QUESTION))
+        return self.known
 
     def refuse_if_closed(self) -> None:
         """Raises `LinkClosed` once the link was closed."""

@@ -18,10 +18,9 @@ class ExpiryTier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The commands that redismem looks for, and the expiry tier that follows."""
+    """What follows from the commands that redismem looks for."""
 
-    hsetex: bool
-    hpexpire: bool
+    tier: ExpiryTier
 
     QUESTION: ClassVar[tuple[str, ...]] = ("COMMAND", "INFO", "hsetex", "hpexpire")
 
@@ -29,11 +28,6 @@ class Features:
     def of(cls, reply: Any) -> Self:
         """From the reply to `QUESTION`: one item for each command, empty where the server lacks it."""
         hsetex, hpexpire = (bool(item) for item in reply)
-        return cls(hsetex=hsetex, hpexpire=hpexpire)
-
-    @property
-    def tier(self) -> ExpiryTier:
-        """The best expiry tier the server offers."""
-        if self.hsetex and self.hpexpire:
-            return ExpiryTier.HSETEX
-        return ExpiryTier.HPEXPIRE if self.hpexpire else ExpiryTier.DEADLINES
+        if not hpexpire:
+            return cls(ExpiryTier.DEADLINES)
+        return cls(ExpiryTier.HSETEX if hsetex else ExpiryTier.HPEXPIRE)

@@ -310,7 +310,7 @@ class SessionOperations(Store):
     ) -> Sequence[bytes | None]:
         """The raw values of these fields; of none given, field and value of all."""
         name = self._keys.session_namespace(session_id, namespace)
-        tier = (await self._link.features()).tier
+        tier = (self._link.known or await self._link.features()).tier
         found: Sequence[bytes | None]
         if tier is ExpiryTier.DEADLINES:
             keys = (self._keys.session_meta(session_id), name, self._keys.session_deadlines(session_id, namespace))
@@ -368,7 +368,8 @@ class SessionOperations(Store):
     ) -> bool:
         """Save in a transaction of plain commands; false if the session turns out to have changed meanwhile."""
         guard: Command = ("HMGET", self._keys.session_meta(session_id), _REGISTERED + namespace, "deadline")
-        saving = _plain_save((await self._link.features()).hsetex, name, pairs, ttl_ms, leave.deadline_ms)
+        tier = (self._link.known or await self._link.features()).tier
+        saving = _plain_save(tier, name, pairs, ttl_ms, leave.deadline_ms)
         found, *_ = await self._link.transaction((guard, *saving))
         if leave.holds(*found):
             return True
@@ -580,13 +581,16 @@ def _reading(name: str, fields: tuple[bytes, ...]) -> Command:
     return ("HGET", name, *fields) if len(fields) == 1 else ("HMGET", name, *fields)
 
 
-def _plain_save(hsetex: bool, name: str, pairs: Sequence[bytes], ttl_ms: int, deadline_ms: int) -> Iterator[Command]:
+def _plain_save(
+    tier: ExpiryTier, name: str, pairs: Sequence[bytes], ttl_ms: int, deadline_ms: int
+) -> Iterator[Command]:
     """The commands that save without a script, on servers that expire fields themselves."""
-    if ttl_ms == FOREVER_MS or not hsetex:
+    if ttl_ms == FOREVER_MS:
         yield ("HSET", name, *pairs)
-    if ttl_ms != FOREVER_MS and hsetex:
+    elif tier is ExpiryTier.HSETEX:
         yield ("HSETEX", name, "PX", ttl_ms, "FIELDS", len(pairs) // 2, *pairs)
-    elif ttl_ms != FOREVER_MS:
+    else:
+        yield ("HSET", name, *pairs)
         yield ("HPEXPIRE", name, ttl_ms, "FIELDS", len(pairs) // 2, *pairs[::2])
     if deadline_ms != NO_DEADLINE:
         yield ("PEXPIREAT", name, deadline_ms, "NX")
