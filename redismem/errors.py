@@ -66,10 +66,6 @@ class DecodeError(CodecError):
         self.message = message
         self.key = key
 
-    def at(self, key: str) -> "DecodeError":
-        """The same error, naming the stored place it came from."""
-        return DecodeError(self.message, key)
-
 
 class LimitExceeded(RedisMemError):
     """A write would pass a limit of the settings. Nothing was changed."""

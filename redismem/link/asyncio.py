@@ -125,11 +125,12 @@ if hasattr(os, "register_at_fork"):
 class _Call:
     """Commands of one caller: written together, answered together."""
 
-    __slots__ = ("commands", "future", "payload", "replies", "since")
+    __slots__ = ("commands", "future", "pieces", "replies", "since", "size")
 
     def __init__(self, commands: Sequence[Command], future: "asyncio.Future[list[Reply]]") -> None:
         self.commands = commands
-        self.payload = packed(commands)
+        self.pieces = packed(commands)
+        self.size = sum(map(len, self.pieces))
         self.future = future
         self.replies: list[Reply] = []
         self.since = 0.0
@@ -174,7 +175,7 @@ class _Channel:
             raise LinkClosed(f"{self._endpoint.name}: the memory was closed while the call waited")
         call = _Call(commands, self._loop.create_future())
         self._waiting.append(call)
-        self._bytes += len(call.payload)
+        self._bytes += call.size
         self._wake.set()
         if self._writer is None or self._writer.done():
             self._writer = self._loop.create_task(self._run(), name="redismem-channel")
@@ -205,7 +206,7 @@ class _Channel:
         return room
 
     def _done_with(self, call: _Call) -> None:
-        self._bytes -= len(call.payload)
+        self._bytes -= call.size
         if self._room and not self.is_full():
             while self._room:
                 room = self._room.popleft()
@@ -263,23 +264,23 @@ class _Channel:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            payload = self._take_off()
-            if payload:
-                await connection.send_packed_command([payload], check_health=False)
+            pieces = self._take_off()
+            if pieces:
+                await connection.send_packed_command(pieces, check_health=False)
 
-    def _take_off(self) -> bytes:
+    def _take_off(self) -> list[bytes]:
         """The bytes of all waiting calls whose callers still wait; they are now in flight."""
         now = self._loop.time()
-        payloads: list[bytes] = []
+        pieces: list[bytes] = []
         while self._waiting:
             call = self._waiting.popleft()
             if call.future.done():
                 self._done_with(call)
                 continue
             call.since = now
-            payloads.append(call.payload)
+            pieces += call.pieces
             self._flying.append(call)
-        return payloads[0] if len(payloads) == 1 else b"".join(payloads)
+        return pieces
 
     async def _read(self, connection: AbstractConnection) -> None:
         flying = self._flying

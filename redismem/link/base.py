@@ -11,9 +11,9 @@ as applying it once (``retry=True``). Between attempts the link waits, longer ea
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import hiredis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -22,6 +22,11 @@ from redismem.errors import Busy, LinkClosed, LinkError, RedisMemError
 from redismem.link.endpoint import Endpoint
 from redismem.link.faults import Fault, translated
 from redismem.link.features import Features
+
+LARGE: Final = 64 * 1024
+"""Bytes from which on an argument is not worth copying."""
+
+_pack: Callable[[tuple[Any, ...]], bytes] = cast(Any, hiredis.pack_command)  # its stub knows tuples of one item only
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
@@ -149,10 +154,32 @@ class Link(ABC):
             raise LinkClosed(f"the memory on {self.endpoint.name} was closed: make a new one")
 
 
-def packed(commands: Sequence[Command]) -> bytes:
-    """The commands in the server's protocol, for one write."""
-    pack: Callable[[Command], bytes] = cast(Any, hiredis.pack_command)  # its stub knows tuples of one item only
-    return pack(commands[0]) if len(commands) == 1 else b"".join(map(pack, commands))
+def packed(commands: Sequence[Command]) -> list[bytes]:
+    """The commands in the server's protocol, in pieces for one write. A large argument is a piece, not a copy."""
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for command in commands:
+        if any(type(argument) is bytes and len(argument) >= LARGE for argument in command):
+            for argument in _spelled_out(command):
+                if len(argument) >= LARGE:
+                    pieces += b"".join(small), argument
+                    small.clear()
+                else:
+                    small.append(argument)
+        else:
+            small.append(_pack(command))
+    pieces.append(small[0] if len(small) == 1 else b"".join(small))
+    return pieces
+
+
+def _spelled_out(command: Command) -> Iterator[bytes]:
+    """One command in the server's protocol, piece by piece."""
+    yield b"*%d\r\n" % len(command)
+    for argument in command:
+        data = argument if isinstance(argument, bytes) else str(argument).encode()
+        yield b"$%d\r\n" % len(data)
+        yield data
+        yield b"\r\n"
 
 
 def only(replies: Sequence[Reply]) -> Sequence[Reply]:

@@ -37,7 +37,7 @@ class BlockingLink(Link):
         connection = self._connected(check=fresh)
         self.traffic.count_exchange(len(commands))
         try:
-            connection.send_packed_command([packed(commands)], check_health=False)
+            connection.send_packed_command(packed(commands), check_health=False)
             return [_reply(connection, command) for command in commands]
         except _BROKEN as error:
             connection.disconnect()

@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch, RedisMemError
-from redismem.keys import encode_segment, field, field_name
+from redismem.errors import Conflict, DecodeError, LimitExceeded, OwnerMismatch, RedisMemError
+from redismem.keys import encode_segment, field
 from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Batched, Blocking, Handle, op, run, settle, stream
@@ -115,9 +115,8 @@ class SessionOperations(Store):
         self, session_id: str, namespace: str, key: str, default: Any = None, *, user_id: str | None = None
     ) -> Any:
         """The value of one key, `default` where there is none."""
-        name = self._keys.session_namespace(session_id, namespace)
         data = (await self._read(session_id, namespace, (field(key),), user_id))[0]
-        return default if data is None else self._decoded(data, name, key)
+        return default if data is None else self._decoded(data, session_id, namespace, key)
 
     @op
     async def load_many(
@@ -186,8 +185,7 @@ class SessionOperations(Store):
         written, current = await self._swap(session_id, namespace, key, absent, wanted, data, ttl, user_id)
         if written or current is None or expected is MISSING:
             return written
-        name = self._keys.session_namespace(session_id, namespace)
-        if not _equal(self._decoded(current, name, key), expected):
+        if not _equal(self._decoded(current, session_id, namespace, key), expected):
             return False
         return (await self._swap(session_id, namespace, key, False, [current], data, ttl, user_id))[0]
 
@@ -209,10 +207,9 @@ class SessionOperations(Store):
         `AsyncMemory` it may be a coroutine function. Between attempts the call waits for a short, random time.
         Raises `Conflict` after `Settings.update_attempts` attempts.
         """
-        name, place = self._keys.session_namespace(session_id, namespace), field(key)
-        current = (await self._read(session_id, namespace, (place,), user_id))[0]
+        current = (await self._read(session_id, namespace, (field(key),), user_id))[0]
         for attempt in range(self._settings.update_attempts):
-            before = copy.deepcopy(default) if current is None else self._decoded(current, name, key)
+            before = copy.deepcopy(default) if current is None else self._decoded(current, session_id, namespace, key)
             value = await settle(fn(before))
             data, wanted = self._encoded(value), [] if current is None else [current]
             written, current = await self._swap(session_id, namespace, key, current is None, wanted, data, ttl, user_id)
@@ -220,8 +217,9 @@ class SessionOperations(Store):
                 return value
             await self._link.sleep(random.uniform(0, min(0.05, 0.001 * 2**attempt)))
         raise Conflict(
-            f"{name}[{key}]: others changed it at each of {self._settings.update_attempts} attempts; "
-            "use increment, spread writers over several keys, or raise update_attempts"
+            f"{self._keys.session_namespace(session_id, namespace)}[{key}]: others changed it at each of "
+            f"{self._settings.update_attempts} attempts; use increment, spread writers over several keys, "
+            "or raise update_attempts"
         )
 
     # --- time to live -----------------------------------------------------------------------------------------------
@@ -335,19 +333,28 @@ class SessionOperations(Store):
         return reply
 
     def _values(self, session_id: str, namespace: str, found: Iterable[tuple[bytes | None, bytes | None]]) -> Values:
-        name, values = self._keys.session_namespace(session_id, namespace), Values()
+        """The values that can be read; what cannot is reported under the key's name as far as that can be read."""
+        values, decode = Values(), self._codec.decode
         for raw, data in found:
             if raw is None or data is None:
                 continue
             try:
-                key = field_name(raw)
-                values[key] = self._decoded(data, name, key)
-            except DecodeError as error:
-                values.unreadable[raw.decode()] = error
-            except InvalidKey as error:
+                values[raw.decode()] = decode(data)
+            except (DecodeError, UnicodeDecodeError) as error:
                 key = raw.decode(errors="backslashreplace")
-                values.unreadable[key] = DecodeError(str(error), f"{name}[{key}]")
+                values.unreadable[key] = self._unreadable(error, session_id, namespace, key)
         return values
+
+    def _decoded(self, data: bytes, session_id: str, namespace: str, key: str) -> Any:
+        try:
+            return self._codec.decode(data)
+        except DecodeError as error:
+            raise self._unreadable(error, session_id, namespace, key) from None
+
+    def _unreadable(self, error: Exception, session_id: str, namespace: str, key: str) -> DecodeError:
+        """The error, naming the stored place it came from."""
+        message = error.message if isinstance(error, DecodeError) else "the name of the field is not UTF-8"
+        return DecodeError(message, f"{self._keys.session_namespace(session_id, namespace)}[{key}]")
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from redismem.codec import Codec
 from redismem.config import Settings
-from redismem.errors import DecodeError, LimitExceeded
+from redismem.errors import LimitExceeded
 from redismem.keys import Keys
 from redismem.link.base import Link
 from redismem.stores.recent import Recent
@@ -33,7 +33,7 @@ class Shared:
 
 
 class Store:
-    """Turns values into bytes and back, and bad ones into errors that say where they are."""
+    """A kind of memory: what its operations need."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -53,9 +53,3 @@ class Store:
                 "store less, or raise max_value_bytes"
             )
         return data
-
-    def _decoded(self, data: bytes, name: str, field: str) -> Any:
-        try:
-            return self._codec.decode(data)
-        except DecodeError as error:
-            raise error.at(f"{name}[{field}]") from None
