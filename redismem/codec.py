@@ -29,7 +29,6 @@ get out.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # (msgpack ships no types)
 
-import gc
 import math
 import re
 import reprlib
@@ -48,7 +47,7 @@ from zoneinfo import ZoneInfo
 
 from msgpack import ExtType, Packer, Timestamp, Unpacker, unpackb
 
-from redismem.errors import ConfigError, DecodeError, EncodeError
+from redismem.errors import ConfigError, DecodeError, EncodeError, LimitExceeded
 
 try:
     import zstandard
@@ -64,8 +63,6 @@ MAX_DEPTH = 100
 MAX_DIGITS = 20_000
 """The longest integer that is stored as decimal text; converting longer ones takes long enough to be a weapon."""
 
-_SAMPLE = 16 * 1024
-_LARGE = 1024 * 1024
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,%d}" % (MAX_DIGITS - 1))
 _DECIMAL_END = 10**MAX_DIGITS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,7 +72,7 @@ _EXACT = Context(traps=[InvalidOperation])  # a caller's own context must change
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
 _LOOKALIKES = frozenset({bytearray, memoryview, ExtType, Timestamp})  # msgpack packs them as something else
-_STORED: tuple[type, ...] = (bool, int, float, str, bytes, *_CONTAINERS, datetime, date, UUID, Decimal)
+_STORED: tuple[type, ...] = (int, float, str, bytes, *_CONTAINERS, datetime, date, UUID, Decimal)
 _DTYPES = frozenset(
     [
         *("|b1", "|i1", "|u1"),
@@ -115,6 +112,8 @@ class Codec:
     def encode(self, value: object) -> bytes:
         """The bytes of `value`; `EncodeError` with the path of the first part that has no exact stored form.
 
+        `LimitExceeded` for a document longer than `max_bytes`.
+
         Equal sets give equal bytes. Dicts keep their order, so equal dicts of different order do not.
         """
         if type(value) is int and -_DECIMAL_END < value < _DECIMAL_END:
@@ -125,7 +124,9 @@ class Codec:
             except Exception as error:
                 raise _fault(value, error) from None
         if len(document) > self.max_bytes:
-            raise EncodeError(f"takes {len(document)} bytes, more than max_bytes={self.max_bytes}")
+            raise LimitExceeded(
+                f"the value takes {len(document)} bytes, more than max_bytes={self.max_bytes}: store less or raise the limit"
+            )
         if threshold is not None and len(document) >= threshold:
             return self._compressed(document)
         return document
@@ -144,18 +145,25 @@ class Codec:
             raise DecodeError(f"cannot be read: {str(error) or type(error).__name__}") from error
 
     def _compressed(self, document: bytes) -> bytes:
-        """`document` as a frame, or as it is where a frame would save too little for its time."""
+        """`document` as a frame, or as it is where a frame would save too little for its time.
+
+        Beyond 1 MiB the time counts more than the memory: saving and loading must not take much longer than SET and
+        GET of the bytes would. gzip always takes longer there; zstd's fast levels do not if the document shrinks well,
+        which a sample shows.
+        """
+        with_zstd = zstandard is not None and self.compression != "gzip"
+        compress: Callable[[bytes], bytes]
         if self.compression == "off":
             return document
-        if zstandard is not None and self.compression != "gzip":
-            compress: Callable[[bytes], bytes] = _zstd.compress if len(document) <= _LARGE else _zstd.compress_fast
-        elif len(document) <= _LARGE:
-            compress = _gzip
+        if len(document) <= 1024 * 1024:
+            compress, piece, share = _zstd.compress if with_zstd else _gzip, 2 * 1024, 0.75
+        elif with_zstd:
+            compress, piece, share = _zstd.compress_fast, 32 * 1024, 0.4
         else:
             return document
-        if len(document) > 4 * _SAMPLE:
-            middle = len(document) // 2
-            if len(compress(document[middle : middle + _SAMPLE])) > _SAMPLE * 3 // 4:
+        if len(document) > 32 * piece:
+            sample = _sample(document, piece)
+            if len(compress(sample)) > share * len(sample):
                 return document
         frame = compress(document)
         return frame if len(frame) < len(document) else document
@@ -184,11 +192,17 @@ class _Zstd(threading.local):
     def __init__(self) -> None:
         if zstandard is not None:
             self.compress = zstandard.ZstdCompressor(level=1).compress
-            self.compress_fast = zstandard.ZstdCompressor(level=-5).compress
+            self.compress_fast = zstandard.ZstdCompressor(level=-10).compress
             self.decompress = zstandard.ZstdDecompressor().decompress
 
 
 _zstd = _Zstd()
+
+
+def _sample(document: bytes, piece: int) -> bytes:
+    """Eight pieces of a document, from all over it."""
+    step = len(document) // 8
+    return b"".join(document[start : start + piece] for start in range(step // 2, step * 8, step))
 
 
 def _gzip(document: bytes) -> bytes:
@@ -234,19 +248,23 @@ def _document(value: object) -> bytes:
     return _pack(value)
 
 
-def _survey(container: object) -> None:
+def _survey(container: Any) -> None:
     """Refuses what the packer would not: what it packs as another type, and what nests too deep for the C stack.
 
-    It goes down level by level, and `gc.get_referents` lists all that a level holds, keys and values, at C speed.
+    It goes down level by level, because a loop in C over a whole level takes far less time than one in Python.
     """
-    level: Collection[object] = [container]
+    level: Collection[Any] = [container]
     for _ in range(MAX_DEPTH):
-        held = gc.get_referents(*level)
+        held: list[Any] = []
+        for box in level:
+            held += box
+            if type(box) is dict:
+                held += box.values()
         if _SCALARS.issuperset(map(type, held)):
             return
         if not _LOOKALIKES.isdisjoint(map(type, held)):
             raise TypeError(_refusal(next(item for item in held if type(item) in _LOOKALIKES)))
-        level = {id(item): item for item in held if type(item) in _CONTAINERS}.values()
+        level = {id(item): item for item in held if type(item) in _CONTAINERS}.values()  # each once: it may be a circle
         if not level:
             return
     raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
@@ -373,7 +391,7 @@ def _read_array(payload: bytes) -> "ndarray[Any, Any]":
         raise ValueError("it holds an ndarray of a dtype or shape that redismem does not write")
     if type(data) is not bytes or math.prod(shape) * np.dtype(kind).itemsize != len(data):
         raise ValueError("it holds an ndarray whose size is not that of its shape")
-    return np.frombuffer(data, kind).reshape(shape).copy()
+    return np.ndarray(shape, kind, data).copy()
 
 
 _HEADS = frozenset({*range(0x80, 0xA0), *range(0xDC, 0xE0)})  # the first bytes of msgpack's maps and arrays

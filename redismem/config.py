@@ -31,7 +31,7 @@ class Settings(BaseModel):
     """Whether reads count as activity for `session_ttl`. Writes always do."""
 
     max_value_bytes: Limit = 64 * 1024 * 1024
-    """Longest stored value, after compression; and the longest value that is ever decoded."""
+    """Longest document that is stored or read, before compression."""
     max_fields: Limit | None = None
     """Most keys that one namespace of a session may hold. Checked in the script that writes."""
     max_namespaces: Limit | None = None
@@ -54,13 +54,21 @@ class Settings(BaseModel):
     """How long a shared embedded server stays after its last user left."""
 
     @classmethod
-    def of(cls, url: str | None = None, environment: Mapping[str, str] = os.environ, **settings: Any) -> Self:
-        """Settings from keywords over the environment over the defaults. Raises `ConfigError`."""
-        variables = {name: f"REDISMEM_{name.upper()}" for name in cls.model_fields}
-        given: dict[str, Any] = {name: environment[v] for name, v in variables.items() if v in environment}
-        given |= settings if url is None else settings | {"url": url}
+    def of(
+        cls, url: "str | Settings | None" = None, environment: Mapping[str, str] = os.environ, **settings: Any
+    ) -> Self:
+        """Settings from keywords over the environment over the defaults. Raises `ConfigError`.
+
+        Given settings instead of a URL, the keywords change those, and the environment is not asked.
+        """
+        if isinstance(url, Settings):
+            given: dict[str, Any] = url.model_dump()
+        else:
+            variables = {name: f"REDISMEM_{name.upper()}" for name in cls.model_fields}
+            given = {name: environment[variable] for name, variable in variables.items() if variable in environment}
+            given |= {} if url is None else {"url": url}
         try:
-            return cls(**given)
+            return cls(**given | settings)
         except ValidationError as error:
             raise ConfigError(f"settings: {_problems(error)}") from None
 

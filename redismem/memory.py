@@ -51,11 +51,12 @@ class Memory(MemoryOperations, Blocking):
     """Shared memory, for threads.
 
     `url` is where the server is (`redismem.link.endpoint`); without one, ``REDISMEM_URL``, else ``embedded://``.
-    Any setting of `Settings` may be given as a keyword. Nothing is sent before the first call.
+    Any setting of `Settings` may be given as a keyword, and `Settings` may stand for the URL. Nothing is sent before
+    the first call.
     Raises `ConfigError` for a URL or a setting that cannot work.
     """
 
-    def __init__(self, url: str | None = None, **settings: Any) -> None:
+    def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
         chosen = Settings.of(url, **settings)
         super().__init__(chosen, BlockingLink(endpoint_of(chosen.url, linger=chosen.embedded_linger), patience(chosen)))
         self.sessions = SessionStore(self._shared)
@@ -79,7 +80,7 @@ class Memory(MemoryOperations, Blocking):
 class AsyncMemory(MemoryOperations, Asyncio):
     """Shared memory, for tasks. Parameters as `Memory`; it may be made outside an event loop."""
 
-    def __init__(self, url: str | None = None, **settings: Any) -> None:
+    def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
         chosen = Settings.of(url, **settings)
         super().__init__(chosen, AsyncLink(endpoint_of(chosen.url, linger=chosen.embedded_linger), patience(chosen)))
         self.sessions = AsyncSessionStore(self._shared)
@@ -100,7 +101,7 @@ class AsyncMemory(MemoryOperations, Asyncio):
         await self.aclose()
 
 
-def create_store(url: str | None = None, **settings: Any) -> SessionStore:
+def create_store(url: str | Settings | None = None, **settings: Any) -> SessionStore:
     """The session store of a memory, alone; close it with its own `close`. Parameters as `Memory`."""
     return Memory(url, **settings).sessions
 

@@ -16,24 +16,28 @@ overloads of ``__get__``.
 
 import functools
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redismem.errors import NotReady, RedisMemError, Suspended
+
+logger = logging.getLogger("redismem")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Handle(Generic[R]):
-    """What an operation of a batch will give once the batch has been sent."""
+    """What an operation of a batch will give once the batch has been sent. An error nobody asks for is logged."""
 
-    __slots__ = ("_error", "_value")
+    __slots__ = ("_error", "_seen", "_value")
     _PENDING: Final = NotReady("the batch has not been sent yet: read results after its `with` block")
 
     def __init__(self) -> None:
         self._error: BaseException | None = self._PENDING
         self._value: R | None = None
+        self._seen = True
 
     @classmethod
     def rejected(cls, error: BaseException) -> Self:
@@ -44,12 +48,14 @@ class Handle(Generic[R]):
 
     def result(self) -> R:
         """The operation's value. Raises the operation's own error, or `NotReady` before the batch was sent."""
+        self._seen = True
         if self._error is not None:
             raise self._error
         return cast(R, self._value)
 
     def error(self) -> BaseException | None:
         """The operation's own error, `None` if it succeeded. Raises `NotReady` before the batch was sent."""
+        self._seen = True
         if self._error is self._PENDING:
             raise self._PENDING
         return self._error
@@ -64,7 +70,11 @@ class Handle(Generic[R]):
 
     def reject(self, error: BaseException) -> None:
         """Take the operation's error; called by the batch."""
-        self._error = error
+        self._error, self._seen = error, False
+
+    def __del__(self) -> None:
+        if not self._seen:
+            logger.error("an operation of a batch failed, and nobody asked its handle: %s", self._error)
 
 
 class Declared:

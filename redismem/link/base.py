@@ -127,6 +127,7 @@ class Link(ABC):
                 replies = await self.exchange(commands, fresh=not retry)
             except Fault as fault:
                 self.refuse_if_closed()
+                self.known = None  # another server may answer next time
                 attempt += 1
                 if not (retry or fault.unsent) or attempt > self.patience.retries:
                     raise fault.as_error(self.endpoint.name, applied_unknown=not fault.unsent) from fault.cause

@@ -4,6 +4,7 @@ A :class:`Fault` is a connection that failed under an exchange; the link retries
 an answer, and becomes a :class:`~redismem.errors.ServerError` by the first word that the server said.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ _BY_FIRST_WORD: dict[str, tuple[type[ServerError], str]] = {
     "NOSCRIPT": (NoScript, ""),
     "MOVED": (ServerError, "this server is part of a cluster"),
 }
+_WHERE = re.compile(r"^(ERR )?Error running script \(call to \w+\): @\w+:\d+: |( script: \w+, on @\w+:\d+\.?)$")
+"""Where in a script an error arose, as Redis 6.2 and newer servers say it: nothing that a caller can use."""
 _NOT_AN_INTEGER = "hash value is not an integer"
 
 
@@ -92,7 +95,7 @@ def translated(replies: Sequence[Any]) -> Sequence[Any]:
 
 def _text_of(error: redis.RedisError) -> str:
     """The server's words. redis-py strips the first word of the errors for which it has a class."""
-    text = str(error)
+    text = _WHERE.sub("", str(error))
     for word, kind in _STRIPPED:
         if isinstance(error, kind) and not text.startswith(word):
             return f"{word} {text}"
@@ -111,9 +114,11 @@ _STRIPPED: tuple[tuple[str, type[redis.RedisError]], ...] = (
 
 
 def _place(command: tuple[Any, ...]) -> str:
-    """`COMMAND key`, as far as the command has a key."""
+    """`COMMAND key`, as far as the command has a key; of a script's keys the second, which holds the values."""
     if not command:
         return ""
-    position = 3 if command[0] in ("EVALSHA", "EVAL") else 1
+    position = 1
+    if command[0] in ("EVALSHA", "EVAL"):
+        position = 4 if int(command[2]) > 1 else 3
     key = command[position] if len(command) > position else ""
     return f"{command[0]} {key.decode(errors='replace') if isinstance(key, bytes) else key}".strip()

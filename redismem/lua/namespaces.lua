@@ -7,9 +7,10 @@ local living = {}
 for i, name in ipairs(ARGV) do
   local ns, dl = KEYS[2 * i], KEYS[2 * i + 1]
   fields_reap(ns, dl, now)
-  if fields_count(ns, dl, now, 1000) > 0 then
+  if fields_any(ns, dl, now) then
     living[#living + 1] = name
-  elseif call('EXISTS', ns) == 0 then
+  else
+    call('UNLINK', ns, dl)
     call('HDEL', meta, name)
   end
 end

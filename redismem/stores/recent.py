@@ -37,7 +37,6 @@ class Leave:
             return False
         return self.longest_ttl_ms == math.inf if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
 
-
     def holds(self, registered: bytes | None, deadline: bytes | None) -> bool:
         """Whether meta, as found at the write, is what the leave relies on; a later deadline does no harm."""
         found = NO_DEADLINE if deadline is None else int(deadline)
@@ -68,9 +67,7 @@ class Recent:
 
     def learn(self, session_id: str, namespace: str, leave: Leave) -> None:
         """A script has just written to the namespace."""
-        notes = self._of(session_id)
-        notes.namespaces[namespace] = None
-        notes.leaves[namespace] = leave
+        self._of(session_id).leaves[namespace] = leave
 
     def namespaces(self, session_id: str) -> tuple[str, ...]:
         """The namespaces of the session that this process knows of."""

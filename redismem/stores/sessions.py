@@ -20,14 +20,16 @@ Common parameters
 """
 
 import copy
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from redismem.errors import Conflict, DecodeError, LimitExceeded, OwnerMismatch, RedisMemError
+from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch, RedisMemError
 from redismem.keys import encode_segment, field
 from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
@@ -94,7 +96,7 @@ class SessionOperations(Store):
 
         Raises `EncodeError` for a value without an exact stored form, `LimitExceeded`, `OwnerMismatch`.
         """
-        await self._save(session_id, namespace, [field(key), self._encoded(value)], milliseconds(ttl), user_id)
+        await self._save(session_id, namespace, [field(key), self._codec.encode(value)], milliseconds(ttl), user_id)
 
     @op
     async def save_many(
@@ -107,7 +109,7 @@ class SessionOperations(Store):
         user_id: str | None = None,
     ) -> None:
         """Store several values at once, all or none, each with the same TTL. Raises as `save`."""
-        pairs = [data for key, value in mapping.items() for data in (field(key), self._encoded(value))]
+        pairs = [data for key, value in mapping.items() for data in (field(key), self._codec.encode(value))]
         await self._save(session_id, namespace, pairs, milliseconds(ttl), user_id)
 
     @op
@@ -123,6 +125,7 @@ class SessionOperations(Store):
         self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None
     ) -> Values:
         """The values of several keys; those that do not exist are left out, those that cannot be read are reported."""
+        self._keys.session_namespace(session_id, namespace)
         fields = tuple(dict.fromkeys(map(field, keys)))
         found = await self._read(session_id, namespace, fields, user_id) if fields else ()
         return self._values(session_id, namespace, zip(fields, found, strict=True))
@@ -180,12 +183,12 @@ class SessionOperations(Store):
         `expected=None` is what `load` returns for a missing key, so it stands for that too; `MISSING` for that alone.
         One round trip; a second one if the stored bytes differ but mean an equal value, such as another order of keys.
         """
-        data, absent = self._encoded(value), expected is None or expected is MISSING
+        data, absent = self._codec.encode(value), expected is None or expected is MISSING
         wanted = [] if expected is MISSING else [self._codec.encode(expected)]
         written, current = await self._swap(session_id, namespace, key, absent, wanted, data, ttl, user_id)
         if written or current is None or expected is MISSING:
             return written
-        if not _equal(self._decoded(current, session_id, namespace, key), expected):
+        if self._form(self._decoded(current, session_id, namespace, key)) != self._form(expected):
             return False
         return (await self._swap(session_id, namespace, key, False, [current], data, ttl, user_id))[0]
 
@@ -211,7 +214,7 @@ class SessionOperations(Store):
         for attempt in range(self._settings.update_attempts):
             before = copy.deepcopy(default) if current is None else self._decoded(current, session_id, namespace, key)
             value = await settle(fn(before))
-            data, wanted = self._encoded(value), [] if current is None else [current]
+            data, wanted = self._codec.encode(value), [] if current is None else [current]
             written, current = await self._swap(session_id, namespace, key, current is None, wanted, data, ttl, user_id)
             if written:
                 return value
@@ -225,15 +228,21 @@ class SessionOperations(Store):
     # --- time to live -----------------------------------------------------------------------------------------------
 
     @op
-    async def ttl(self, session_id: str, namespace: str, key: str) -> float | None:
-        """Seconds until one key expires; None if it never does or does not exist."""
+    async def ttl(self, session_id: str, namespace: str, key: str, *, user_id: str | None = None) -> float | None:
+        """Seconds until one key expires, by itself or with its session; None if it never does or does not exist."""
         name, place = self._keys.session_namespace(session_id, namespace), field(key)
         if (tier := (await self._link.features()).tier) is ExpiryTier.DEADLINES:
-            deadlines = self._keys.session_deadlines(session_id, namespace)
-            left = await script("ttl", tier)(self._link, (name, deadlines), (place,))
+            keys = self._keys_of(session_id, [namespace])
+            reply = await script("ttl", tier)(self._link, keys, (_owner(user_id), place))
+            left, ends = self._granted(reply, session_id, namespace)[1:]
         else:
-            left = ((await self._link.execute("HPTTL", name, "FIELDS", 1, place)) or [-2])[0]
-        return left / 1000 if left >= 0 else None
+            asked: tuple[Command, ...] = (("HPTTL", name, "FIELDS", 1, place), ("PTTL", name))
+            lefts, ends = await self._guarded_all(session_id, user_id, asked)
+            left = lefts[0] if lefts else -2
+        if left == -2:
+            return None
+        times = [time for time in (left, ends) if time >= 0]
+        return min(times) / 1000 if times else None
 
     @op
     async def expire(
@@ -262,27 +271,31 @@ class SessionOperations(Store):
         return int(reply[1])
 
     @op
-    async def info(self, session_id: str) -> SessionInfo | None:
+    async def info(self, session_id: str, *, user_id: str | None = None) -> SessionInfo | None:
         """What the session is, None if there is none."""
         meta = self._keys.session_meta(session_id)
-        flat, left = await self._link.transaction((("HGETALL", meta), ("PTTL", meta)))
+        flat, left = await self._guarded_all(session_id, user_id, (("HGETALL", meta), ("PTTL", meta)))
         head = dict(zip(flat[::2], flat[1::2], strict=True))
         if b"created_at" not in head:
             return None
-        return SessionInfo(
-            session_id=session_id,
-            user_id=head[b"user_id"].decode() if b"user_id" in head else None,
-            created_at=_moment(head[b"created_at"]),
-            last_active=_moment(head[b"last_active"]),
-            ttl=left / 1000 if left >= 0 else None,
-            namespaces=await self._living(session_id, _registered(head)),
-            schema=int(head[b"schema"]),
-        )
+        living = await self._living(session_id, _registered(head))
+        try:
+            return SessionInfo(
+                session_id=session_id,
+                user_id=head[b"user_id"].decode() if b"user_id" in head else None,
+                created_at=_moment(head[b"created_at"]),
+                last_active=_moment(head[b"last_active"]),
+                ttl=left / 1000 if left >= 0 else None,
+                namespaces=living,
+                schema=int(head[b"schema"]),
+            )
+        except (KeyError, ValueError, OverflowError) as error:
+            raise DecodeError(f"no session's meta: {error!r}", meta) from None
 
     @op
-    async def namespaces(self, session_id: str) -> list[str]:
+    async def namespaces(self, session_id: str, *, user_id: str | None = None) -> list[str]:
         """The namespaces that hold anything, sorted."""
-        return list(await self._namespaces_of(session_id))
+        return list(await self._namespaces_of(session_id, user_id))
 
     @stream
     async def scan(self, batch_size: int = 100) -> AsyncIterator[str]:
@@ -296,7 +309,8 @@ class SessionOperations(Store):
         while True:
             reply = await self._link.execute("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "hash")
             for name in dict.fromkeys(reply[1]):
-                yield self._keys.session_id_of(name)
+                with suppress(InvalidKey):  # not a key of ours: no id is written like that
+                    yield self._keys.session_id_of(name)
             cursor = reply[0].decode()
             if cursor == "0":
                 return
@@ -326,11 +340,15 @@ class SessionOperations(Store):
         return self._link.execute(*command) if user_id is None else self._owned(session_id, user_id, command)
 
     async def _owned(self, session_id: str, user_id: str, command: Command) -> Reply:
+        return (await self._guarded_all(session_id, user_id, (command,)))[0]
+
+    async def _guarded_all(self, session_id: str, user_id: str | None, commands: Sequence[Command]) -> Sequence[Reply]:
+        """The replies to reading commands, at one moment, if the session is the user's."""
         meta = self._keys.session_meta(session_id)
-        owner, reply = await self._link.transaction((("HGET", meta, "user_id"), command))
-        if owner is not None and owner != _owner(user_id).encode():
+        owner, *replies = await self._link.transaction((("HGET", meta, "user_id"), *commands))
+        if user_id is not None and owner is not None and owner != _owner(user_id).encode():
             raise _owner_mismatch(session_id)
-        return reply
+        return replies
 
     def _values(self, session_id: str, namespace: str, found: Iterable[tuple[bytes | None, bytes | None]]) -> Values:
         """The values that can be read; what cannot is reported under the key's name as far as that can be read."""
@@ -356,6 +374,15 @@ class SessionOperations(Store):
         message = error.message if isinstance(error, DecodeError) else "the name of the field is not UTF-8"
         return DecodeError(message, f"{self._keys.session_namespace(session_id, namespace)}[{key}]")
 
+    def _form(self, value: Any) -> Any:
+        """Something equal for equal values of equal types, whatever the order of keys in a dict."""
+        kind: Any = type(value)
+        if kind is dict:
+            return kind, {self._codec.encode(key): self._form(item) for key, item in value.items()}
+        if kind in (list, tuple):
+            return kind, [self._form(item) for item in value]
+        return self._codec.encode(value)
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def _save(
@@ -364,8 +391,8 @@ class SessionOperations(Store):
         name = self._keys.session_namespace(session_id, namespace)
         if not pairs:
             return
-        leave = None
-        if user_id is None and self._settings.max_fields is None:  # which only the script can check
+        leave, limited = None, self._settings.max_fields is not None or self._settings.max_namespaces is not None
+        if user_id is None and not limited:  # owner and limits are for the script to check
             leave = self._shared.recent.leave(session_id, namespace, ttl_ms)
         if leave is None or not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave):
             await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
@@ -414,6 +441,7 @@ class SessionOperations(Store):
         names = [namespace]
         if settings.session_ttl is not None:
             names += [known for known in recent.namespaces(session_id) if known != namespace]
+        keys = self._keys_of(session_id, names)
         header: tuple[Argument, ...] = (
             session_id,
             _owner(user_id),
@@ -426,13 +454,15 @@ class SessionOperations(Store):
             *(_REGISTERED + name for name in names),
         )
         sent, tier = recent.clock(), (await self._link.features()).tier
-        call, keys, arguments = script(verb, tier), self._keys_of(session_id, names), (*header, *arguments)
+        call, arguments = script(verb, tier), (*header, *arguments)
         reply = await call(self._link, keys, arguments, retry=retry)
         if reply[0] == b"NAMESPACES" and len(await self._namespaces_of(session_id)) < (settings.max_namespaces or 0):
             # looking at them made the server forget those that had nothing left
             reply = await call(self._link, keys, arguments, retry=retry)
         self._granted(reply, session_id, namespace)
-        if len(reply) > 1 and isinstance(reply[1], list):
+        if verb == "delete":
+            await self._refresh_others(session_id, reply[2] if len(reply) > 2 else ())
+        elif reply[0] == b"OK":
             await self._note(session_id, namespace, sent, tier, reply[1])
         return reply
 
@@ -440,11 +470,16 @@ class SessionOperations(Store):
         """Keep what a write's script said of the session: when it ends, and which namespaces it has."""
         deadline, life, *left_behind = settled
         recent, resolution = self._shared.recent, self._resolution_ms
+        recent.learn_namespaces(session_id, (namespace,))
         if tier is not ExpiryTier.DEADLINES:
-            longest = float("inf") if life < 0 else life - resolution
+            longest = math.inf if life < 0 else life - resolution
             recent.learn(session_id, namespace, Leave(sent + resolution / 1000, longest, deadline))
+        await self._refresh_others(session_id, left_behind)
+
+    async def _refresh_others(self, session_id: str, left_behind: Sequence[bytes]) -> None:
+        """A write refreshes the namespaces that this process knew of; see to those it did not."""
         if left_behind:
-            recent.learn_namespaces(session_id, (_namespace(name) for name in left_behind))
+            self._shared.recent.learn_namespaces(session_id, map(_namespace, left_behind))
             await self._touch(session_id, self._refresh_ms, None)
 
     def _granted(self, reply: Reply, session_id: str, namespace: str) -> Reply:
@@ -461,6 +496,11 @@ class SessionOperations(Store):
                 raise LimitExceeded(
                     f"{self._keys.session_namespace(session_id, namespace)}: the write would pass the limit of "
                     f"{self._settings.max_fields} keys; delete some, give them a TTL, or raise max_fields"
+                )
+            case b"OVERFLOW":
+                raise LimitExceeded(
+                    f"{self._keys.session_namespace(session_id, namespace)}: the sum would not fit in 64 bits; "
+                    "use update, which has no such limit"
                 )
             case _:
                 pass
@@ -485,13 +525,14 @@ class SessionOperations(Store):
             await self._touch(session_id, self._refresh_ms, None)
 
     async def _touch(self, session_id: str, ttl_ms: int, user_id: str | None) -> bool:
-        self._shared.recent.forget_leaves(session_id)
         reply = await self._whole("touch", session_id, (_owner(user_id), ttl_ms))
         return bool(reply[0] == b"OK")
 
     async def _whole(self, verb: str, session_id: str, arguments: tuple[Argument, ...]) -> Reply:
         """Run a script on all namespaces of a session, asking again until none was left out."""
-        names = list(self._shared.recent.namespaces(session_id) or await self._namespaces_of(session_id))
+        self._keys.session_meta(session_id)
+        self._shared.recent.forget_leaves(session_id)
+        names = list(self._shared.recent.namespaces(session_id))
         call = script(verb, (await self._link.features()).tier)
         while True:
             registered = tuple(_REGISTERED + name for name in names)
@@ -501,8 +542,8 @@ class SessionOperations(Store):
             names += map(_namespace, reply[1:])
             self._shared.recent.learn_namespaces(session_id, names)
 
-    async def _namespaces_of(self, session_id: str) -> tuple[str, ...]:
-        fields = await self._link.execute("HKEYS", self._keys.session_meta(session_id))
+    async def _namespaces_of(self, session_id: str, user_id: str | None = None) -> tuple[str, ...]:
+        fields = await self._guarded(session_id, user_id, ("HKEYS", self._keys.session_meta(session_id)))
         return await self._living(session_id, _registered(fields))
 
     async def _living(self, session_id: str, registered: Sequence[bytes]) -> tuple[str, ...]:
@@ -528,6 +569,12 @@ class SessionStore(SessionOperations, Blocking):
     def close(self) -> None:
         """Close the link; for a store that `create_store` made."""
         run(self._link.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class AsyncSessionStore(SessionOperations, Asyncio):
@@ -563,7 +610,7 @@ class SessionBatch(SessionOperations, Batched):
     ) -> Handle[None]:
         """As `SessionOperations.save`; neighbours that go to one namespace with one TTL leave together."""
         try:
-            pair = field(key), self._encoded(value)
+            pair = field(key), self._codec.encode(value)
             place = self._keys.session_namespace(session_id, namespace), milliseconds(ttl), user_id
         except RedisMemError as error:
             return Handle[None].rejected(error)
@@ -627,11 +674,3 @@ def _namespace(registered: bytes) -> str:
 
 def _moment(milliseconds_: bytes) -> datetime:
     return datetime.fromtimestamp(int(milliseconds_) / 1000, UTC)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two values are of one type and equal. Arrays are compared by their bytes, on the server."""
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except (TypeError, ValueError):
-        return False

@@ -1,11 +1,10 @@
 """What every store is made of."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from redismem.codec import Codec
 from redismem.config import Settings
-from redismem.errors import LimitExceeded
 from redismem.keys import Keys
 from redismem.link.base import Link
 from redismem.stores.recent import Recent
@@ -44,12 +43,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._link.endpoint.name}>"
-
-    def _encoded(self, value: Any) -> bytes:
-        data = self._codec.encode(value)
-        if len(data) > self._settings.max_value_bytes:
-            raise LimitExceeded(
-                f"the value takes {len(data)} bytes, the limit is {self._settings.max_value_bytes}: "
-                "store less, or raise max_value_bytes"
-            )
-        return data

@@ -55,6 +55,10 @@ local function fields_count(ns, dl, now, doubt)
   return call('HLEN', ns)
 end
 
+local function fields_any(ns, dl, now)
+  return call('HLEN', ns) > 0
+end
+
 -- End the keys themselves at `deadline`, or with the last of their fields if every field has an end of its own.
 local function fields_end_key(ns, dl, deadline)
   local timed = call('ZCARD', dl)

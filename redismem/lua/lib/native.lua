@@ -35,6 +35,12 @@ local function fields_count(ns, dl, now, doubt)
   return count
 end
 
+-- Whether any field lives; of many, some do.
+local function fields_any(ns, dl, now)
+  local count = call('HLEN', ns)
+  return count > 1000 or (count > 0 and #call('HKEYS', ns) > 0)
+end
+
 -- End the key itself at `deadline`, or never if it is nil or false.
 local function fields_end_key(ns, dl, deadline)
   if deadline then

@@ -57,15 +57,20 @@ local function outlive(ttl)
   return slack
 end
 
+-- If activity extends the session: do it, and return its new deadline.
+local function refresh()
+  local session_ttl = tonumber(ARGV[4])
+  if session_ttl == 0 then return nil end
+  local deadline = now + session_ttl + tonumber(ARGV[5])
+  set_deadline(deadline)
+  return deadline
+end
+
 -- After the write. Returns the session's deadline or -1, for how long meta lives or -1, namespaces left behind ...
 local function settle(ttl)
   register()
-  local session_ttl, deadline = tonumber(ARGV[4]), tonumber(head[4])
-  if session_ttl > 0 then
-    deadline = now + session_ttl + tonumber(ARGV[5])
-    set_deadline(deadline)
-    return {deadline, -1, unpack(undeclared(9, last))}
-  end
+  local refreshed, deadline = refresh(), tonumber(head[4])
+  if refreshed then return {refreshed, -1, unpack(undeclared(9, last))} end
   fields_written(ns, dl, deadline)
   if deadline then return {deadline, -1} end
   return {-1, outlive(ttl)}
