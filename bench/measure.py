@@ -40,7 +40,7 @@ class Spread:
     def of(cls, measured: Sequence[float]) -> "Spread":
         """The quartiles; of a single measurement, itself three times."""
         if len(measured) == 1:
-            return cls(*measured * 3)
+            return cls(measured[0], measured[0], measured[0])
         low, _, high = quantiles(measured, n=4, method="inclusive")
         return cls(low, median(measured), high)
 

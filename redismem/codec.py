@@ -90,7 +90,7 @@ class Codec:
         documents of at least so many bytes are compressed where that pays; `None`: never.
     `compression`
         `"zstd"` (needs the `zstd` extra, else `ConfigError`), `"gzip"`, `"off"`, or `"auto"`: zstd where
-        it is installed, else gzip. Reading does not depend on it.
+        it is installed, else gzip, and beyond 1 MiB only where it costs little time. Reading does not depend on it.
     `max_bytes`
         the largest document, before compression and after decompression.
     """
@@ -145,20 +145,20 @@ class Codec:
             raise DecodeError(f"cannot be read: {str(error) or type(error).__name__}") from error
 
     def _compressed(self, document: bytes) -> bytes:
-        """`document` as a frame, or as it is where a frame would save too little for its time.
+        """`document` as a frame, or as it is where a frame would save too little.
 
-        Beyond 1 MiB the time counts more than the memory: saving and loading must not take much longer than SET and
-        GET of the bytes would. gzip always takes longer there; zstd's fast levels do not if the document shrinks well,
-        which a sample shows.
+        Beyond 1 MiB `auto` counts time more than memory: saving and loading must not take much longer than SET and
+        GET of the bytes would. Only zstd's fast levels keep up with that, on documents that shrink very well, which a
+        sample shows.
         """
         with_zstd = zstandard is not None and self.compression != "gzip"
         compress: Callable[[bytes], bytes]
         if self.compression == "off":
             return document
-        if len(document) <= 1024 * 1024:
+        if len(document) <= 1024 * 1024 or self.compression != "auto":
             compress, piece, share = _zstd.compress if with_zstd else _gzip, 2 * 1024, 0.75
         elif with_zstd:
-            compress, piece, share = _zstd.compress_fast, 32 * 1024, 0.4
+            compress, piece, share = _zstd.compress_fast, 32 * 1024, 0.15
         else:
             return document
         if len(document) > 32 * piece:

@@ -38,7 +38,7 @@ class Settings(BaseModel):
     """Most namespaces that one session may hold. Checked in the script that writes."""
 
     compression: Literal["auto", "zstd", "gzip", "off"] = "auto"
-    """`auto` is zstd where it is installed, else gzip."""
+    """`auto` is zstd where it is installed, else gzip, and beyond 1 MiB only where it costs little time."""
     compress_threshold: Limit = 4096
     """Values whose document is at least this long are compressed, if that makes them shorter."""
 

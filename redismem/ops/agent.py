@@ -32,7 +32,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redismem.errors import Conflict
 from redismem.memory import AsyncMemory
@@ -111,7 +111,7 @@ class Agent:
         await self._commit(index)
 
     async def _open(self) -> None:
-        flags = {"status": "open", "awaiting_tool": []}
+        flags: dict[str, Any] = {"status": "open", "awaiting_tool": []}
         owner = self._recording.user_id
         await self._time(self._sessions.save_many(self._id, "flags", flags, FLAGS_TTL, user_id=owner))
 
@@ -127,8 +127,9 @@ class Agent:
             async with self._memory.batch() as batch:
                 calls = [batch.sessions.increment(*place, by) for place, by in due.items()]
                 shown = batch.sessions.save(self._id, "presence", message_key(index), index, PRESENCE_TTL)
-        for call in (*calls, shown):
+        for call in calls:
             call.result()
+        shown.result()
         self._counted = after
         left = await self._time(self._sessions.ttl(self._id, "presence", message_key(index)))
         if left is None and time.monotonic() - began < PRESENCE_TTL:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -87,11 +87,10 @@ class Crew:
         self.workers.append(worker)
         return worker
 
-    def speaking(self) -> Iterator[Worker]:
+    def speaking(self) -> list[Worker]:
         """The workers that have something to say or have died; waits until there are any."""
-        pipes = {worker.pipe: worker for worker in self.workers}
-        for pipe in wait(list(pipes)):
-            yield pipes[pipe]
+        ready = wait([worker.pipe for worker in self.workers])
+        return [worker for worker in self.workers if worker.pipe in ready]
 
     def bury(self, worker: Worker) -> str:
         """Part with a dead worker; when this returns, nothing of it can reach the server any more."""
@@ -125,7 +124,7 @@ class Crew:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _deaf_to_interrupts() -> Generator[None]:
     """Processes started meanwhile never see Ctrl-C, which a terminal sends to all: the parent ends them in its way."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -52,7 +52,7 @@ class Meter:
     latencies: Latencies = field(default_factory=Latencies)
 
     @contextmanager
-    def timing(self, operations: int = 1) -> Iterator[None]:
+    def timing(self, operations: int = 1) -> Generator[None]:
         """Measure one call, which may be a batch of several operations."""
         began = time.perf_counter()
         yield

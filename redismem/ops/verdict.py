@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redismem.memory import Memory
+from redismem.op import Handle
 from redismem.ops.agent import FLAGS_TTL, message_key, open_calls
 from redismem.ops.recording import Recording, called_tools
-from redismem.op import Handle
 from redismem.stores.sessions import SessionInfo, Values
 
 SESSIONS_AT_ONCE: Final = 50
@@ -43,15 +43,19 @@ class Verdict:
     findings: list[str] = field(default_factory=list[str])
     """Each lost or torn value, in words."""
 
-    def lose(self, place: str, how: str = "is missing") -> None:
-        """Note a lost value."""
-        self.lost += 1
-        self.findings.append(f"lost: {place} {how}")
+    def lose(self, place: str, how: str = "is missing", times: int = 1) -> None:
+        """Note lost values."""
+        self.lost += times
+        self._note("lost", place, how, times)
 
-    def tear(self, place: str, how: str) -> None:
-        """Note a torn value."""
-        self.torn += 1
-        self.findings.append(f"torn: {place} {how}")
+    def tear(self, place: str, how: str, times: int = 1) -> None:
+        """Note torn values."""
+        self.torn += times
+        self._note("torn", place, how, times)
+
+    def _note(self, what: str, place: str, how: str, times: int) -> None:
+        if times:
+            self.findings.append(f"{what}: {place} {how}" + (f" ({times} times)" if times > 1 else ""))
 
 
 def expected(recordings: Sequence[Recording]) -> dict[str, Expected]:
@@ -89,7 +93,7 @@ class _Found:
 def _of_run(recording: Recording) -> Expected:
     messages = recording.messages
     tools = [tool for message in messages for tool in called_tools(message)]
-    flags = {"status": "done", "awaiting_tool": reduce(open_calls, messages, []), "position": len(messages)}
+    flags = {"status": "done", "awaiting_tool": reduce(open_calls, messages, list[str]()), "position": len(messages)}
     namespaces: Namespaces = {
         "messages": {message_key(index): message for index, message in enumerate(messages)},
         "counters": dict(Counter([f"role:{m['role']}" for m in messages] + [f"tool:{tool}" for tool in tools])),
@@ -153,7 +157,9 @@ def _same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+        pairs = cast("dict[str, Any]", one).items()
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in pairs)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        items = cast("Sequence[Any]", one)
+        return len(items) == len(other) and all(map(_same, items, other))
     return bool(one == other)

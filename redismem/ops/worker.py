@@ -11,7 +11,7 @@ import contextlib
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redismem.memory import AsyncMemory
 from redismem.ops.agent import Agent
@@ -19,6 +19,8 @@ from redismem.ops.meter import Meter
 from redismem.ops.recording import Recording
 
 _REPORT_INTERVAL: Final = 0.02
+_UPDATE_ATTEMPTS: Final = 10_000
+"""However many runs of one user there are at a time, each gets its turn in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +51,31 @@ def work(pipe: "Connection[Any, Any]", job: Job) -> None:
     except asyncio.CancelledError:
         return
     except Exception as error:
-        cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-        worker.report(trouble="".join(traceback.format_exception(cause)))
+        worker.report(trouble="".join(traceback.format_exception(_first(error))))
         raise SystemExit(1) from None
+
+
+def _first(error: Exception) -> Exception:
+    """Of a group, its first member: one is enough to say what went wrong."""
+    return cast("ExceptionGroup[Exception]", error).exceptions[0] if isinstance(error, ExceptionGroup) else error
 
 
 class _Worker:
     def __init__(self, pipe: "Connection[Any, Any]", job: Job) -> None:
         self._pipe = pipe
         self._job = job
-        self._memory = AsyncMemory(job.url, prefix=job.prefix)
+        self._memory = AsyncMemory(job.url, prefix=job.prefix, update_attempts=_UPDATE_ATTEMPTS)
         self._meter = Meter()
 
     async def run(self) -> None:
         """Work until the parent hangs up, which cancels this. Raises a group of what agents raised."""
-        async with self._memory, asyncio.TaskGroup() as agents:
+        loop = asyncio.get_running_loop()
+        hang_up: asyncio.Future[None] = loop.create_future()
+        async with self._memory, asyncio.TaskGroup() as tasks:
             await self._memory.health()  # connected before it asks for work
-            asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._receive, agents, asyncio.current_task())
-            while True:
-                self.report()
-                await asyncio.sleep(_REPORT_INTERVAL)
+            tasks.create_task(self._keep_reporting())
+            loop.add_reader(self._pipe.fileno(), self._receive, tasks, hang_up)
+            await hang_up
 
     def report(self, finished: str | None = None, trouble: str | None = None) -> None:
         """Tell the parent, if there still is one."""
@@ -76,13 +83,18 @@ class _Worker:
         with contextlib.suppress(OSError):
             self._pipe.send(Report(self._meter, finished, trouble))
 
-    def _receive(self, agents: asyncio.TaskGroup, me: "asyncio.Task[None]") -> None:
+    async def _keep_reporting(self) -> None:
+        while True:
+            self.report()
+            await asyncio.sleep(_REPORT_INTERVAL)
+
+    def _receive(self, tasks: asyncio.TaskGroup, hang_up: "asyncio.Future[None]") -> None:
         try:
             recording = self._pipe.recv()
         except (EOFError, OSError):
-            me.cancel()
+            hang_up.cancel()
         else:
-            agents.create_task(self._replay(recording))
+            tasks.create_task(self._replay(recording))
 
     async def _replay(self, recording: Recording) -> None:
         await Agent(self._memory, recording, self._meter, self._job.think).replay()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from redismem.codec import Codec
 from redismem.config import Settings
@@ -64,7 +64,7 @@ class InMemorySessionStore:
         self, session_id: str, namespace: str, key: str, value: Any, ttl: TTL = None, *, user_id: str | None = None
     ) -> None:
         """See `SessionStore.save`."""
-        self.save_many(session_id, namespace, {key: value}, ttl, user_id=user_id)
+        self.save_many(session_id, namespace, {_key(key): value}, ttl, user_id=user_id)
 
     def save_many(
         self,
@@ -77,7 +77,7 @@ class InMemorySessionStore:
     ) -> None:
         """See `SessionStore.save_many`."""
         place, life = _place(session_id, namespace, user_id), milliseconds(ttl)
-        new = {_key(key): self._encoded(value) for key, value in mapping.items()}
+        new = {_key(key): self._codec.encode(value) for key, value in mapping.items()}
         with self._lock:
             if new:
                 self._put(*place, new, life)
@@ -127,7 +127,7 @@ class InMemorySessionStore:
                 raise WrongType(f"{namespace}[{key}]: only integers can be incremented")
             if type(by) is not int or any(each not in _INT64 for each in (by, number, number + by)):
                 raise LimitExceeded(f"increment by {by!r}: steps and sums are 64-bit integers")
-            self._put(*place, {name: self._encoded(number + by)}, life or KEEP_MS)
+            self._put(*place, {name: self._codec.encode(number + by)}, life or KEEP_MS)
             return number + by
 
     def compare_and_set(
@@ -143,7 +143,7 @@ class InMemorySessionStore:
     ) -> bool:
         """See `SessionStore.compare_and_set`."""
         place, name, life = _place(session_id, namespace, user_id), _key(key), milliseconds(ttl)
-        data, wanted = self._encoded(value), None if expected is MISSING else self._canonical(expected)
+        data, wanted = self._codec.encode(value), None if expected is MISSING else self._canonical(expected)
         with self._lock:
             held = self._held(*place).get(name)
             if held is None:
@@ -172,7 +172,7 @@ class InMemorySessionStore:
                 held = self._held(*place).get(name)
             before = copy.deepcopy(default) if held is None else self._codec.decode(held.data)
             value = run(settle(fn(before)))
-            data = self._encoded(value)
+            data = self._codec.encode(value)
             with self._lock:
                 now_held = self._held(*place).get(name)
                 if (now_held and now_held.data) == (held and held.data):
@@ -182,12 +182,14 @@ class InMemorySessionStore:
 
     # --- time to live -----------------------------------------------------------------------------------------------
 
-    def ttl(self, session_id: str, namespace: str, key: str) -> float | None:
+    def ttl(self, session_id: str, namespace: str, key: str, *, user_id: str | None = None) -> float | None:
         """See `SessionStore.ttl`."""
-        place, name = _place(session_id, namespace, None), _key(key)
+        place, name = _place(session_id, namespace, user_id), _key(key)
         with self._lock:
-            held = self._held(*place).get(name)
-            return None if held is None else self._left(held.until)
+            held, session = self._held(*place).get(name), self._living(place[0])
+            if held is None or session is None:
+                return None
+            return self._left(min(held.until, session.until) if session.ends_as_a_whole else held.until)
 
     def expire(
         self, session_id: str, namespace: str, key: str, ttl: float | None, *, user_id: str | None = None
@@ -220,10 +222,11 @@ class InMemorySessionStore:
             self._sessions.pop(name, None)
             return sum(map(len, session.namespaces.values())) if session else 0
 
-    def info(self, session_id: str) -> SessionInfo | None:
+    def info(self, session_id: str, *, user_id: str | None = None) -> SessionInfo | None:
         """See `SessionStore.info`."""
+        name, owner = _name(session_id, "session_id"), _owner(user_id)
         with self._lock:
-            session = self._living(_name(session_id, "session_id"))
+            session = self._living(name, owner)
             if session is None:
                 return None
             return SessionInfo(
@@ -236,9 +239,9 @@ class InMemorySessionStore:
                 schema=SCHEMA,
             )
 
-    def namespaces(self, session_id: str) -> list[str]:
+    def namespaces(self, session_id: str, *, user_id: str | None = None) -> list[str]:
         """See `SessionStore.namespaces`."""
-        info = self.info(session_id)
+        info = self.info(session_id, user_id=user_id)
         return list(info.namespaces) if info else []
 
     def scan(self, batch_size: int = 100) -> Iterator[str]:
@@ -251,6 +254,12 @@ class InMemorySessionStore:
         """Forget everything."""
         with self._lock:
             self._sessions.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # --- inside; the lock is held by those who touch sessions -------------------------------------------------------
 
@@ -318,12 +327,6 @@ class InMemorySessionStore:
 
     def _left(self, until: float) -> float | None:
         return until - self._clock() if until < math.inf else None
-
-    def _encoded(self, value: Any) -> bytes:
-        data = self._codec.encode(value)
-        if len(data) > self._settings.max_value_bytes:
-            raise LimitExceeded(f"the value takes {len(data)} bytes, the limit is {self._settings.max_value_bytes}")
-        return data
 
     def _canonical(self, value: Any) -> bytes:
         """Bytes that are equal for values that are the same, types included, whatever the order of keys."""

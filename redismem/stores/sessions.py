@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch, RedisMemError
 from redismem.keys import encode_segment, field
@@ -376,7 +376,7 @@ class SessionOperations(Store):
 
     def _form(self, value: Any) -> Any:
         """Something equal for equal values of equal types, whatever the order of keys in a dict."""
-        kind: Any = type(value)
+        kind = cast(Any, type(value))
         if kind is dict:
             return kind, {self._codec.encode(key): self._form(item) for key, item in value.items()}
         if kind in (list, tuple):

@@ -17,13 +17,16 @@ import fakeredis
 import pytest
 import redis
 
-from redismem import AsyncMemory, Memory, SessionStore, Settings
+from redismem import MISSING, AsyncMemory, AsyncSessionStore, Memory, SessionStore, Settings
 from redismem.batch import Batch
 from redismem.op import Handle
 from redismem.stores.in_memory import InMemorySessionStore
 from tests.servers import NAMES, REAL, Server
 
 T = TypeVar("T")
+
+SOON = 0.05
+"""Seconds: a TTL short enough to wait for."""
 
 FLAVOURS = ("sync", "async")
 ORACLE = "oracle"
@@ -32,6 +35,9 @@ SERVED = tuple(f"{flavour}-{name}" for name in NAMES for flavour in FLAVOURS)
 on_servers = pytest.mark.parametrize("place", SERVED, indirect=True)
 on_real_servers = pytest.mark.parametrize(
     "place", [f"{flavour}-{name}" for name in REAL for flavour in FLAVOURS], indirect=True
+)
+once_on_each_server = pytest.mark.parametrize(  # for what takes seconds: the flavours take turns
+    "place", [f"{FLAVOURS[turn % 2]}-{name}" for turn, name in enumerate(NAMES)], indirect=True
 )
 on_valkey = pytest.mark.parametrize("place", [f"{flavour}-valkey9" for flavour in FLAVOURS], indirect=True)
 
@@ -116,6 +122,11 @@ class Place:
             return fakeredis.FakeRedis(server=self.fake[0])
         return redis.Redis(port=self.server.port)
 
+    def left_over(self) -> list[bytes]:
+        """The names of all keys on the server. fakeredis keeps the names of hashes that have expired to nothing."""
+        raw = self.raw()
+        return [name for name in raw.scan_iter() if raw.exists(name)]
+
     def _joined(self, memory: T) -> T:
         """fakeredis: every memory:// is a server of its own, but those of one place are one."""
         options = cast(Any, memory)._link.endpoint.options
@@ -123,6 +134,43 @@ class Place:
             self.fake.append(options["server"])
             options["server"] = self.fake[0]
         return memory
+
+
+async def gone(store: AsyncSessionStore, key: str, session_id: str = "s", namespace: str = "n") -> None:
+    """Wait until the key is not there."""
+
+    async def is_gone() -> bool:
+        return await store.load(session_id, namespace, key, MISSING) is MISSING
+
+    await eventually(is_gone)
+
+
+async def scanned(store: AsyncSessionStore, batch_size: int = 100) -> list[str]:
+    """The ids that a scan meets, each once."""
+    return sorted({session_id async for session_id in store.scan(batch_size)})
+
+
+async def all_raise(kind: type[Exception], *attempts: Awaitable[Any]) -> None:
+    """Await every one of these; each raises this error."""
+    outcomes = [await _outcome(attempt) for attempt in attempts]
+    others = {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, kind)}
+    assert not others, f"not {kind.__name__}, by position: {others}"
+
+
+async def _outcome(attempt: Awaitable[Any]) -> Any:
+    try:
+        return await attempt
+    except Exception as error:  # the caller tells whether it is the right one
+        return error
+
+
+async def nothing_is_left(place: Place, within: float = 10.0) -> None:
+    """Wait until the server is empty."""
+
+    async def is_empty() -> bool:
+        return not place.left_over()
+
+    await eventually(is_empty, within)
 
 
 async def eventually(condition: Callable[[], Awaitable[T]], within: float = 10.0) -> T:

@@ -1,6 +1,6 @@
 """Keys expire when they are told to, alone, and nothing is left of them.
 
-Whatever must still be there "after the moment" is looked at once a sibling that ended at that moment, or later, is gone.
+What must still be there after a moment is looked at once a sibling that ends at that moment, or later, is gone.
 """
 
 from collections.abc import Callable
@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 
-from redismem import KEEP_TTL, MISSING, AsyncMemory, AsyncSessionStore
+from redismem import KEEP_TTL, MISSING, AsyncSessionStore
 from redismem.errors import InvalidTTL
-from tests.contract.flavours import Place, eventually, on_real_servers, on_servers
-
-SOON = 0.05
-
-
-async def gone(store: AsyncSessionStore, key: str, session_id: str = "s", namespace: str = "n") -> None:
-    """Wait until the key is not there."""
-
-    async def is_gone() -> bool:
-        return await store.load(session_id, namespace, key, MISSING) is MISSING
-
-    await eventually(is_gone)
+from tests.contract.flavours import (
+    ORACLE,
+    SOON,
+    Place,
+    all_raise,
+    eventually,
+    gone,
+    nothing_is_left,
+    on_real_servers,
+    once_on_each_server,
+)
 
 
 async def test_ttl_is_the_time_left(store: AsyncSessionStore) -> None:
@@ -87,7 +86,8 @@ async def test_a_ttl_that_is_none_changes_nothing(store: AsyncSessionStore) -> N
     await store.save("s", "n", "k", 1, ttl=100)
     bad: list[Any] = [0, 0.0, -1, -0.5, float("nan"), float("inf"), -float("inf"), True, "5", b"5", 10**10, [1]]
     for ttl in bad:
-        for attempt in (
+        await all_raise(
+            InvalidTTL,
             store.save("s", "n", "k", 2, ttl),
             store.save_many("s", "n", {"k": 2, "l": 2}, ttl),
             store.increment("s", "n", "k", 1, ttl),
@@ -95,9 +95,7 @@ async def test_a_ttl_that_is_none_changes_nothing(store: AsyncSessionStore) -> N
             store.update("s", "n", "k", lambda _: 2, None, ttl),
             store.expire("s", "n", "k", ttl),
             store.touch("s", ttl),
-        ):
-            with pytest.raises(InvalidTTL):
-                await attempt
+        )
     assert await store.get_all("s", "n") == {"k": 1}
     assert await store.ttl("s", "n", "k") == pytest.approx(100, abs=2)
 
@@ -161,6 +159,7 @@ async def test_a_key_saved_again_after_its_end_lives(store: AsyncSessionStore) -
     assert await store.ttl("s", "n", "k") is None
 
 
+@pytest.mark.parametrize("place", ["async-valkey9", "sync-redis62", ORACLE], indirect=True)  # it takes seconds
 async def test_a_session_ends_with_its_last_key(store: AsyncSessionStore) -> None:
     await store.save("s", "n", "a", 1, ttl=SOON)
     await store.save("s", "m", "b", 1, ttl=SOON * 2)
@@ -214,7 +213,7 @@ async def test_a_key_that_the_server_has_not_reaped_counts_for_nothing(
 # --- nothing is left ------------------------------------------------------------------------------------------------
 
 
-@on_servers
+@once_on_each_server
 async def test_nothing_is_left_when_everything_has_expired(place: Place, store: AsyncSessionStore) -> None:
     await store.save("a", "n", "k", 1, SOON, user_id="u")
     await store.save_many("b", "n", {"k": 1, "l": 2}, SOON)
@@ -230,14 +229,10 @@ async def test_nothing_is_left_when_everything_has_expired(place: Place, store: 
     await store.save("g", "n", "k", 1, ttl=SOON)
     await store.delete("g", "n", "k")
     await store.touch("f", SOON)
-
-    async def is_empty() -> bool:
-        return place.raw().dbsize() == 0
-
-    await eventually(is_empty)
+    await nothing_is_left(place)
 
 
-@on_servers
+@once_on_each_server
 async def test_nothing_is_left_of_a_session_that_was_to_live_longer(place: Place, store: AsyncSessionStore) -> None:
     """A TTL may come late: at first the key was to live for ever."""
     await store.save("a", "n", "k", 1)
@@ -247,18 +242,16 @@ async def test_nothing_is_left_of_a_session_that_was_to_live_longer(place: Place
     await store.save("c", "n", "k", 1, ttl=SOON)
     await store.touch("c", 100)
     await store.touch("c", None)
-
-    async def is_empty() -> bool:
-        return place.raw().dbsize() == 0
-
-    await eventually(is_empty, within=5)
+    await nothing_is_left(place, within=5)
 
 
 @on_real_servers
 async def test_a_ttl_reaches_the_server(place: Place, store: AsyncSessionStore) -> None:
     await store.save("s", "n", "k", 1, ttl=100)
     raw = place.raw()
-    assert all(0 < raw.pttl(name) <= 105_000 for name in raw.keys() if raw.type(name) == b"zset" or b"meta" in name)
+    assert all(
+        0 < raw.pttl(name) <= 105_000 for name in place.left_over() if raw.type(name) == b"zset" or b"meta" in name
+    )
     if place.server is not None and place.server.name.startswith("valkey"):
         assert raw.execute_command("HPTTL", "redismem:session:{s}:ns:n", "FIELDS", 1, "k")[0] in range(95_000, 100_001)
     else:

@@ -5,7 +5,7 @@ Each body runs in both flavours on every server, and on the oracle.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from redismem import KEEP_TTL, MISSING, AsyncMemory, AsyncSessionStore, SessionStore, Values
 from redismem.errors import Conflict, EncodeError, LimitExceeded, RedisMemError, Suspended, WrongType
-from tests.contract.flavours import on_servers
+from tests.contract.flavours import Place, all_raise, on_servers
 
 VALUES: dict[str, Any] = {
     "none": None,
@@ -109,14 +109,13 @@ async def test_nobody_holds_a_stored_value(store: AsyncSessionStore) -> None:
 async def test_a_value_without_a_stored_form_changes_nothing(store: AsyncSessionStore) -> None:
     await store.save("s", "n", "k", "before", ttl=100)
     for value in (object(), {"a": [{1, 2}, object()]}, "\ud800", print):
-        for attempt in (
+        await all_raise(
+            EncodeError,
             store.save("s", "n", "k", value),
             store.save_many("s", "n", {"other": 1, "k": value}),
             store.compare_and_set("s", "n", "k", "before", value),
             store.update("s", "n", "k", lambda _, value=value: value),
-        ):
-            with pytest.raises(EncodeError):
-                await attempt
+        )
     assert await store.get_all("s", "n") == {"k": "before"}
     assert await store.ttl("s", "n", "k") is not None
 
@@ -225,9 +224,7 @@ async def test_an_increment_beyond_64_bits_changes_nothing(store: AsyncSessionSt
 
 async def test_an_increment_is_by_an_integer(store: AsyncSessionStore) -> None:
     not_integers: list[Any] = [1.5, True, "1", None]
-    for by in not_integers:
-        with pytest.raises(RedisMemError):
-            await store.increment("s", "n", "k", by)
+    await all_raise(RedisMemError, *(store.increment("s", "n", "k", by) for by in not_integers))
     assert await store.info("s") is None
 
 
@@ -383,7 +380,7 @@ async def test_update_starts_over_when_another_was_faster(store: AsyncSessionSto
     assert await store.load("s", "n", "k") == ["default", "mine"]
 
 
-async def test_update_gives_up_after_so_many_attempts(opened: Callable[..., AsyncMemory], place: Any) -> None:
+async def test_update_gives_up_after_so_many_attempts(opened: Callable[..., AsyncMemory], place: Place) -> None:
     memory = opened(update_attempts=3)
     rival: SessionStore = place.open_rival(memory)
     calls: list[Any] = []
@@ -415,7 +412,9 @@ async def test_an_error_of_the_function_changes_nothing(store: AsyncSessionStore
     assert await store.ttl("s", "n", "k") is not None
 
 
-async def test_the_function_may_be_a_coroutine_function_where_it_can_wait(store: AsyncSessionStore, place: Any) -> None:
+async def test_the_function_may_be_a_coroutine_function_where_it_can_wait(
+    store: AsyncSessionStore, place: Place
+) -> None:
     async def later(value: int) -> int:
         await asyncio.sleep(0.001)
         return value + 1
@@ -447,13 +446,11 @@ async def test_updates_at_the_same_time_are_all_applied(store: AsyncSessionStore
 
 
 async def test_every_error_is_one_of_redismem(store: AsyncSessionStore) -> None:
-    attempts: list[Awaitable[Any]] = [
+    await all_raise(
+        RedisMemError,
         store.save("", "n", "k", 1),
         store.save("s", "n", "k", object()),
         store.save("s", "n", "k", 1, ttl=-1),
         store.increment("s", "n", "k", 2**70),
-    ]
-    for attempt in attempts:
-        with pytest.raises(RedisMemError):
-            await attempt
+    )
     assert await store.info("s") is None

@@ -1,0 +1,240 @@
+"""How often a call waits for the server, counted on the wire by a proxy.
+
+Connecting, asking for the server's features and loading scripts happen once and are not counted: each memory is warm.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore
+from tests.contract.flavours import Place, on_real_servers, results
+from tests.proxy import CountingProxy
+from tests.servers import REAL
+
+Calls = dict[str, Callable[[], Awaitable[Any]]]
+
+
+@dataclass
+class Counted:
+    """A memory behind a proxy."""
+
+    memory: AsyncMemory
+    proxy: CountingProxy
+
+    @property
+    def store(self) -> AsyncSessionStore:
+        return self.memory.sessions
+
+    async def count(self, call: Awaitable[Any]) -> int:
+        """The round trips of one call."""
+        before = self.proxy.round_trips
+        await call
+        return self.proxy.round_trips - before
+
+    async def counts(self, calls: Calls) -> dict[str, int]:
+        """The round trips of each of these, made in turn."""
+        return {name: await self.count(call()) for name, call in calls.items()}
+
+
+@asynccontextmanager
+async def behind_a_proxy(place: Place, **settings: Any) -> AsyncIterator[Counted]:
+    assert place.server is not None
+    with CountingProxy(place.server.port) as proxy:
+        memory = place.open(f"redis://127.0.0.1:{proxy.port}/0", **settings)
+        await warm_up(memory.sessions)
+        yield Counted(memory, proxy)
+        await memory.aclose()
+
+
+@pytest.fixture
+async def counted(place: Place) -> AsyncIterator[Counted]:
+    async with behind_a_proxy(place) as counted:
+        yield counted
+
+
+async def warm_up(store: AsyncSessionStore) -> None:
+    """Every script is on the server, but nothing is known of any session that the tests use."""
+    await store.save("warm", "n", "k", 1)
+    await store.load("warm", "n", "k")
+    await store.increment("warm", "n", "k")
+    await store.compare_and_set("warm", "n", "k", 2, 3)
+    await store.expire("warm", "n", "k", 100)
+    await store.ttl("warm", "n", "k")
+    await store.info("warm")
+    await store.touch("warm", 100)
+    await store.delete("warm", "n", "k")
+    await store.end("warm")
+
+
+@on_real_servers
+async def test_a_call_is_one_round_trip(counted: Counted) -> None:
+    store = counted.store
+    values = {f"key {number}": number for number in range(100)}
+    big = b"x" * 5_000_000
+    calls: Calls = {
+        "load of nothing": lambda: store.load("s", "n", "k"),
+        "first save": lambda: store.save("s", "n", "k", 1),
+        "second save": lambda: store.save("s", "n", "k", 2),
+        "third save, other key": lambda: store.save("s", "n", "l", 2),
+        "save with ttl": lambda: store.save("s", "n", "k", 3, ttl=100),
+        "save that keeps the ttl": lambda: store.save("s", "n", "k", 4, ttl=KEEP_TTL),
+        "save without ttl after all": lambda: store.save("s", "n", "k", 4),
+        "first save to another namespace": lambda: store.save("s", "m", "k", 1, ttl=100),
+        "second save to another namespace": lambda: store.save("s", "m", "k", 1, ttl=100),
+        "first save with ttl": lambda: store.save("t", "n", "k", 1, ttl=100),
+        "second save with ttl": lambda: store.save("t", "n", "k", 2, ttl=100),
+        "save with a longer ttl": lambda: store.save("t", "n", "k", 2, ttl=200),
+        "save without ttl after one with": lambda: store.save("t", "n", "l", 2),
+        "save with an owner": lambda: store.save("u", "n", "k", 1, user_id="u"),
+        "second save with an owner": lambda: store.save("u", "n", "k", 1, user_id="u"),
+        "save_many": lambda: store.save_many("s", "n", values),
+        "first save_many": lambda: store.save_many("v", "n", values),
+        "first save_many with ttl": lambda: store.save_many("w", "n", values, ttl=100),
+        "second save_many with ttl": lambda: store.save_many("w", "n", values, ttl=100),
+        "load": lambda: store.load("s", "n", "k"),
+        "load for a user": lambda: store.load("u", "n", "k", user_id="u"),
+        "load_many": lambda: store.load_many("s", "n", values),
+        "load_many for a user": lambda: store.load_many("s", "n", values, user_id="u"),
+        "get_all": lambda: store.get_all("s", "n"),
+        "get_all for a user": lambda: store.get_all("s", "n", user_id="u"),
+        "increment": lambda: store.increment("s", "c", "k"),
+        "second increment": lambda: store.increment("s", "c", "k", ttl=100),
+        "compare_and_set": lambda: store.compare_and_set("s", "n", "key 5", 5, "five"),
+        "compare_and_set that does not match": lambda: store.compare_and_set("s", "n", "missing", 5, "five"),
+        "compare_and_set that creates": lambda: store.compare_and_set("s", "n", "new", None, "five", ttl=100),
+        "ttl": lambda: store.ttl("s", "n", "new"),
+        "expire": lambda: store.expire("s", "n", "k", 100),
+        "expire of nothing": lambda: store.expire("s", "n", "missing", 100),
+        "delete": lambda: store.delete("s", "n", "k"),
+        "delete of nothing": lambda: store.delete("s", "n", "k"),
+        "save of 5 MB": lambda: store.save("s", "n", "big", big),
+        "load of 5 MB": lambda: store.load("s", "n", "big"),
+    }
+    assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+
+
+@on_real_servers
+async def test_what_needs_more_says_how_much(place: Place, counted: Counted) -> None:
+    store = counted.store
+    rival = place.open_rival(counted.memory)
+    for session_id in ("s", "t", "u"):
+        rival.save(session_id, "n", "k", {"a": 1, "b": 2})
+        rival.save(session_id, "m", "k", 1)
+    rival.close()
+    calls: Calls = {
+        "update": lambda: store.update("s", "n", "k", lambda value: value),
+        "update of nothing": lambda: store.update("s", "n", "new", lambda _: 1),
+        "compare_and_set of equal bytes": lambda: store.compare_and_set("s", "n", "k", {"a": 1, "b": 2}, 5),
+        "info": lambda: store.info("s"),
+        "namespaces": lambda: store.namespaces("s"),
+        "touch of a session of others": lambda: store.touch("t", 100),
+        "end of a session of others": lambda: store.end("u"),
+    }
+    expected = dict.fromkeys(calls, 2) | {"compare_and_set of equal bytes": 1}
+    assert await counted.counts(calls) == expected
+
+
+@on_real_servers
+async def test_a_session_with_an_idle_time_costs_no_more(place: Place) -> None:
+    async with behind_a_proxy(place, session_ttl=600) as counted:
+        store = counted.store
+        calls: Calls = {
+            "first save": lambda: store.save("s", "n", "k", 1),
+            "second save": lambda: store.save("s", "n", "k", 2),
+            "save to another namespace": lambda: store.save("s", "m", "k", 2, ttl=100),
+            "increment": lambda: store.increment("s", "c", "k"),
+            "compare_and_set": lambda: store.compare_and_set("s", "n", "k", 2, 3),
+            "delete": lambda: store.delete("s", "n", "k"),
+            "load": lambda: store.load("s", "n", "k"),
+        }
+        assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+
+
+@on_real_servers
+@pytest.mark.parametrize("ttl", [None, 100])
+async def test_a_batch_of_saves_is_one_round_trip(counted: Counted, ttl: float | None) -> None:
+    async def saves(session_id: str, number_of_sessions: int) -> None:
+        async with counted.memory.batch() as batch:
+            handles = [
+                batch.sessions.save(f"{session_id}{number % number_of_sessions}", "n", f"k{number}", number, ttl)
+                for number in range(100)
+            ]
+        assert results(handles) == [None] * 100
+
+    calls: Calls = {
+        "to one namespace": lambda: saves("s", 1),
+        "again": lambda: saves("s", 1),
+        "to a hundred sessions": lambda: saves("t", 100),
+        "to a hundred sessions again": lambda: saves("t", 100),
+    }
+    assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+    assert len(await counted.store.get_all("s0", "n")) == 100
+    assert await counted.store.load("t99", "n", "k99") == 99
+
+
+@on_real_servers
+async def test_a_batch_of_everything_is_one_round_trip(counted: Counted) -> None:
+    await counted.store.save_many("s", "n", {"a": 1, "b": 2, "c": 3})
+    values: list[Any] = []
+
+    async def mixed() -> None:
+        async with counted.memory.batch() as batch:
+            sessions = batch.sessions
+            handles: list[Any] = [
+                sessions.load("s", "n", "a"),
+                sessions.save("s", "n", "a", 10, ttl=100),
+                sessions.save_many("t", "n", {"x": 1, "y": 2}),
+                sessions.load("s", "n", "a"),
+                sessions.load("s", "n", "a", user_id="u"),
+                sessions.load_many("s", "n", ["b", "c"]),
+                sessions.delete("s", "n", "b"),
+                sessions.increment("s", "n", "c", 4),
+                sessions.compare_and_set("s", "n", "a", 10, 11),
+                sessions.expire("s", "n", "c", 100),
+                sessions.get_all("s", "n"),
+            ]
+        values.extend(results(handles))
+
+    assert await counted.count(mixed()) == 1
+    expected = [1, None, None, 10, 10, {"b": 2, "c": 3}, True, 7, True, True, {"a": 11, "c": 7}]
+    assert values == expected
+
+
+@on_real_servers
+async def test_a_batch_of_updates_takes_two(counted: Counted) -> None:
+    async def updates() -> None:
+        async with counted.memory.batch() as batch:
+            for number in range(10):
+                batch.sessions.update("s", "n", f"k{number}", lambda value: value + 1, default=number)
+            batch.sessions.save("s", "n", "k", 1)
+
+    assert await counted.count(updates()) == 2
+
+
+@pytest.mark.parametrize("place", [f"async-{name}" for name in REAL], indirect=True)
+async def test_tasks_of_one_tick_share_a_round_trip(counted: Counted) -> None:
+    async def together() -> None:
+        loads = (counted.store.load("s", "n", f"k{number}") for number in range(50))
+        assert await asyncio.gather(*loads) == [None] * 50
+
+    assert await counted.count(together()) == 1
+
+
+@on_real_servers
+async def test_the_memory_counts_as_the_wire_does(counted: Counted) -> None:
+    async def some() -> None:
+        await counted.store.save("s", "n", "k", 1)
+        await counted.store.get_all("s", "n")
+        async with counted.memory.batch() as batch:
+            for number in range(100):
+                batch.sessions.increment("s", "n", "k", number)
+        await counted.store.info("s")
+
+    before = counted.memory.stats().round_trips
+    on_the_wire = await counted.count(some())
+    assert counted.memory.stats().round_trips - before == on_the_wire > 3

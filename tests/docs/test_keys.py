@@ -1,0 +1,174 @@
+"""What docs/keys.md says beyond its transcript: all keys and fields there are, patterns, ACL, work by hand."""
+
+import re
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import getattr_static
+from typing import Any
+
+import pytest
+import redis
+
+from redismem import KEEP_TTL, MISSING, Memory, SessionStore
+from redismem.op import Declared
+from redismem.stores.sessions import SessionOperations
+from tests.contract.flavours import SOON
+from tests.docs.pages import ROOT, blocks, commands
+from tests.servers import REAL, Server
+
+PAGE = ROOT / "docs" / "keys.md"
+TEXT = PAGE.read_text("utf-8")
+OPERATIONS = {name for name in dir(SessionOperations) if isinstance(getattr_static(SessionOperations, name), Declared)}
+
+real_servers = pytest.mark.parametrize("server", REAL, indirect=True)
+
+
+class Called:
+    """A session store that notes which operations were called."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        self.names: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self.store, name)
+
+
+def everything(memory: Memory) -> None:
+    """Each operation, in each way that sends something else."""
+    s = Called(memory.sessions)
+    for ttl in (None, 100, None):
+        s.save("a", "n", "k", 1, ttl, user_id="u")
+        s.save("a", "n", "k", 1, ttl)
+        s.save("a", "n", "k", 1, KEEP_TTL)
+        s.save_many("a", "n", {"k": 1, "l": 2}, ttl)
+        s.load("a", "n", "k")
+        s.load("a", "n", "k", user_id="u")
+        s.load_many("a", "n", ["k", "l"])
+        s.get_all("a", "n")
+        s.increment("a", "n", "k", ttl=ttl)
+        s.compare_and_set("a", "n", "k", MISSING, 1)
+        s.update("a", "n", "k", lambda value: value, ttl=ttl)
+        s.expire("a", "n", "k", ttl)
+        s.touch("a", ttl)
+        s.delete("a", "n", "l")
+    s.save("b", "n", "k", 1, SOON)
+    while s.ttl("b", "n", "k") is not None:
+        pass
+    s.save("b", "n", "l", 1, 100)
+    s.save("b", "m", "k", 1, 100)
+    s.delete("b", "n", "l")
+    list(s.scan())
+    s.namespaces("b")
+    s.info("b")
+    s.end("b")
+    memory.health()
+    assert s.names == OPERATIONS
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading."""
+    _, _, below = TEXT.partition(f"\n## {heading}\n")
+    rows = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert rows, f"no table below {heading}"
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows[0].splitlines()[2:]]
+
+
+def named(cell: str) -> "re.Pattern[str]":
+    """What a name in a table stands for: `<...>` for anything."""
+    return re.compile(re.sub(r"<[^>]+>", ".+", re.escape(cell.strip("`"))))
+
+
+@real_servers
+def test_there_are_no_other_keys_and_fields(server: Server) -> None:
+    keys = {named(row[0]): (row[1], row[3]) for row in table("Names")}
+    fields = [named(row[0]) for row in table("meta")]
+    with Memory(server.url, session_ttl=1800) as memory, redis.Redis(port=server.port, decode_responses=True) as raw:
+        everything(memory)
+        memory.sessions.save("a", "n", "x", 1, 100)
+        assert raw.dbsize() >= 2
+        for key in raw.scan_iter():
+            kind, tiers = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"hash": "hash", "sorted set": "zset"}[kind]
+            assert tiers in ("all", f"tier `{memory.health().tier}`")
+        present = raw.hkeys("redismem:session:{a}:meta")
+        assert all(any(name.fullmatch(field) for name in fields) for field in present)
+        assert all(any(name.fullmatch(field) for field in present) for name in fields), "all of them are there"
+
+
+def test_the_acl_is_all_that_is_needed(shared_server: Callable[[str], Server]) -> None:
+    """And no more: over all tiers, every command in it is used."""
+    shown = [command for block in blocks(PAGE) for command, _ in commands(block.text)]
+    user = next(command for command in shown if "ACL SETUSER" in command)
+    allowed = {word.removeprefix("+") for word in shlex.split(user) if word.startswith("+")}
+    used: set[str] = set()
+    for name in REAL:
+        server = shared_server(name)
+        with redis.Redis(port=server.port, decode_responses=True) as raw:
+            raw.flushall()
+            raw.script_flush()
+            raw.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">secret", "~redismem:*")
+            for command in allowed:
+                with suppress(redis.ResponseError):  # a command that this server does not know
+                    raw.execute_command("ACL", "SETUSER", "worker", f"+{command}")
+            raw.config_resetstat()
+            with Memory(f"redis://worker:secret@127.0.0.1:{server.port}/1") as memory:
+                everything(memory)
+            if name != "redis62":  # which does not count subcommands apart
+                used |= {key.removeprefix("cmdstat_") for key in raw.info("commandstats")}
+            raw.execute_command("ACL", "DELUSER", "worker")
+    not_ours = ("acl", "config", "auth")  # the test's own, and what any user may call
+    assert {command for command in used if not command.startswith(not_ours)} == allowed
+
+
+def test_exporters_group_keys_by_namespace(valkey: Server) -> None:
+    pattern = re.search(r"--check-key-groups=(.+)", TEXT)
+    count = re.search(r"--count-keys=db0=(.+)", TEXT)
+    assert pattern
+    assert count
+    with Memory(valkey.url) as memory, redis.Redis(port=valkey.port, decode_responses=True) as raw:
+        for session_id in ("a", "b/c", "d}:{e"):
+            memory.sessions.save(session_id, "flags", "k", 1)
+            memory.sessions.save(session_id, "x:y", "k", 1)
+        group = "local found = {string.find(ARGV[1], ARGV[2])} return table.concat(found, '', 3)"
+        groups = {raw.eval(group, 0, key, pattern[1]) for key in raw.scan_iter()}
+        assert groups == {"redismem:session:meta", "redismem:session:ns:flags", "redismem:session:ns:x%3Ay"}
+        assert len(list(raw.scan_iter(count[1]))) == 3
+
+
+@real_servers
+def test_work_by_hand(server: Server) -> None:
+    key, deadlines = "redismem:session:{a}:ns:n", "redismem:session:{a}:ttl:n"
+    with Memory(server.url) as memory, redis.Redis(port=server.port) as raw:
+        sessions = memory.sessions
+        has_deadlines = memory.health().tier == "deadlines"
+        sessions.save_many("a", "n", {"dropped": 1, "counted": 1, "set": 1, "short": 1}, ttl=100)
+        raw.hdel(key, "dropped")
+        raw.zrem(deadlines, "dropped")
+        raw.hincrby(key, "counted", 41)
+        raw.hset(key, "set", 7)
+        if has_deadlines:
+            raw.zadd(deadlines, {"short": 1})
+        else:
+            raw.execute_command("HPEXPIRE", key, 1, "FIELDS", 1, "short")
+        raw.script_flush()
+        assert sessions.load("a", "n", "short") is None or not has_deadlines
+        while "short" in (found := sessions.get_all("a", "n")):
+            pass
+        assert found == {"counted": 42, "set": 7}
+        assert sessions.ttl("a", "n", "counted") == pytest.approx(100, abs=5)
+        assert (sessions.ttl("a", "n", "set") is not None) is has_deadlines
+
+        raw.delete(key, deadlines)
+        assert sessions.info("a").namespaces == ()
+        raw.hset(key, "made", 1)
+        assert sessions.load("a", "n", "made") == 1
+        assert sessions.namespaces("a") == []
+        sessions.increment("a", "n", "made")
+        assert sessions.namespaces("a") == ["n"]
+
+        raw.unlink("redismem:session:{a}:meta", key, deadlines)
+        assert sessions.info("a") is None
+        assert raw.dbsize() == 0
