@@ -125,7 +125,8 @@ class Codec:
                 raise _fault(value, error) from None
         if len(document) > self.max_bytes:
             raise LimitExceeded(
-                f"the value takes {len(document)} bytes, more than max_bytes={self.max_bytes}: store less or raise the limit"
+                f"the value takes {len(document)} bytes, more than max_bytes={self.max_bytes}: "
+                "store less, or raise the limit"
             )
         if threshold is not None and len(document) >= threshold:
             return self._compressed(document)

@@ -11,12 +11,12 @@ from typing import Any, Self
 from redismem.batch import AsyncBatch, Batch
 from redismem.config import Settings
 from redismem.errors import LinkError
+from redismem.health import Health
 from redismem.link.asyncio import AsyncLink
 from redismem.link.base import Link, Patience, Stats
 from redismem.link.blocking import BlockingLink
 from redismem.link.endpoint import endpoint_of
 from redismem.op import Asyncio, Blocking, op, run
-from redismem.ops.health import Health
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
 from redismem.stores.store import Shared
 
@@ -30,7 +30,12 @@ class MemoryOperations:
         self._shared = Shared.of(settings, link)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._link.endpoint.name!r})"
+        return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Which server this is: the URL without what may be secret in it."""
+        return self._link.endpoint.name
 
     @op
     async def health(self) -> Health:

@@ -18,7 +18,7 @@ import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redismem.errors import NotReady, RedisMemError, Suspended
 
@@ -31,13 +31,13 @@ R = TypeVar("R")
 class Handle(Generic[R]):
     """What an operation of a batch will give once the batch has been sent. An error nobody asks for is logged."""
 
-    __slots__ = ("_error", "_seen", "_value")
-    _PENDING: Final = NotReady("the batch has not been sent yet: read results after its `with` block")
+    __slots__ = ("_done", "_error", "_seen", "_value")
 
     def __init__(self) -> None:
-        self._error: BaseException | None = self._PENDING
-        self._value: R | None = None
+        self._done = False
         self._seen = True
+        self._error: BaseException | None = None
+        self._value: R | None = None
 
     @classmethod
     def rejected(cls, error: BaseException) -> Self:
@@ -48,29 +48,28 @@ class Handle(Generic[R]):
 
     def result(self) -> R:
         """The operation's value. Raises the operation's own error, or `NotReady` before the batch was sent."""
-        self._seen = True
-        if self._error is not None:
-            raise self._error
+        if (error := self.error()) is not None:
+            raise error
         return cast(R, self._value)
 
     def error(self) -> BaseException | None:
         """The operation's own error, `None` if it succeeded. Raises `NotReady` before the batch was sent."""
+        if not self._done:
+            raise NotReady("the batch has not been sent yet: read results after its `with` block")
         self._seen = True
-        if self._error is self._PENDING:
-            raise self._PENDING
         return self._error
 
     def done(self) -> bool:
         """Whether the batch has been sent."""
-        return self._error is not self._PENDING
+        return self._done
 
     def resolve(self, value: R) -> None:
         """Take the operation's value; called by the batch."""
-        self._value, self._error = value, None
+        self._value, self._done = value, True
 
     def reject(self, error: BaseException) -> None:
         """Take the operation's error; called by the batch."""
-        self._error, self._seen = error, False
+        self._error, self._done, self._seen = error, True, False
 
     def __del__(self) -> None:
         if not self._seen:

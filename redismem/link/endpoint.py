@@ -56,14 +56,16 @@ class Endpoint:
 
 def endpoint_of(url: str, *, linger: float) -> Endpoint:
     """The endpoint that a URL names. Raises `ConfigError`; the message never holds the password."""
-    scheme = url.partition("://")[0]
+    scheme, mark, _ = url.partition("://")
+    scheme = scheme if mark else ""
     if scheme in ("redis", "rediss", "unix"):
         return _remote(url)
     if scheme == "embedded":
         return _embedded(url, linger)
     if scheme == "memory":
         return _memory()
-    raise ConfigError(f"unknown URL scheme {scheme[:20]!r}: use redis://, rediss://, unix://, embedded:// or memory://")
+    named = f"unknown URL scheme {scheme!r}" if scheme.isalpha() else "a URL without a scheme"  # it may be a password
+    raise ConfigError(f"{named}: use redis://, rediss://, unix://, embedded:// or memory://")
 
 
 def _remote(url: str) -> Endpoint:

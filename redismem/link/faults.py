@@ -72,7 +72,7 @@ class Fault(Exception):
 def _refusal_at_connect(cause: BaseException | None) -> ServerError | None:
     """A server that refuses the handshake has answered: its answer, not the broken connection, is the error."""
     if isinstance(cause, redis.AuthenticationError):
-        return AuthenticationFailed(f"{cause}: check user and password in the URL")
+        return AuthenticationFailed(f"{str(cause).rstrip('.')}: check user and password in the URL")
     if isinstance(cause, redis.ResponseError):
         return server_error(cause, ())
     return None

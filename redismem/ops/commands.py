@@ -20,9 +20,9 @@ from redismem.keys import Keys
 from redismem.memory import Memory
 from redismem.ops import api, screen
 from redismem.ops.doctor import Status
-from redismem.ops.recording import Recording, read
-from redismem.ops.replay import Plan, Replay
-from redismem.ops.site import Site
+from redismem.ops.replay.job import Plan, Replay
+from redismem.ops.replay.recording import Recording, read
+from redismem.ops.replay.site import Site
 from redismem.stores.sessions import SessionInfo
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -84,7 +84,7 @@ def replay(
 def demo() -> None:
     """Worker processes share one memory through a server of their own, one of them is killed, and nothing is lost."""
     out = screen.console(sys.stdout)
-    with as_file(files("redismem.ops") / "sample.jsonl") as sample:
+    with as_file(files("redismem.ops.replay") / "sample.jsonl") as sample:
         runs = read([sample])
     plan = Plan(workers=3, agents=4, kill=1, think=0.05)
     people = len({run.user_id for run in runs})

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from redismem.health import Health
 from redismem.link.features import ExpiryTier
-from redismem.ops.health import Health
 
 SLOW_MS: Final = 5.0
 FULL: Final = 0.9

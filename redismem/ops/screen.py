@@ -19,7 +19,7 @@ from rich.text import Text
 
 from redismem.ops.api import Entry, SessionContent
 from redismem.ops.doctor import Finding, Status
-from redismem.ops.replay import Outcome, Watcher
+from redismem.ops.replay.job import Outcome, Watcher
 from redismem.stores.sessions import SessionInfo
 
 _MOST_DISCREPANCIES: Final = 20

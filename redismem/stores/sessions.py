@@ -218,7 +218,7 @@ class SessionOperations(Store):
             written, current = await self._swap(session_id, namespace, key, current is None, wanted, data, ttl, user_id)
             if written:
                 return value
-            await self._link.sleep(random.uniform(0, min(0.05, 0.001 * 2**attempt)))
+            await self._link.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 9)))
         raise Conflict(
             f"{self._keys.session_namespace(session_id, namespace)}[{key}]: others changed it at each of "
             f"{self._settings.update_attempts} attempts; use increment, spread writers over several keys, "

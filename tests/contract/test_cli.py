@@ -21,7 +21,7 @@ from redismem.ops import api
 from redismem.ops.cli import main
 from tests.servers import Server
 
-SAMPLE = str(resources.files("redismem.ops") / "sample.jsonl")
+SAMPLE = str(resources.files("redismem.ops.replay") / "sample.jsonl")
 DEMO = [sys.executable, "-m", "redismem.ops.cli", "demo"]
 
 
@@ -82,9 +82,8 @@ def test_without_the_extra_it_says_what_to_install(extra: str) -> None:
 
 
 def test_workers_need_no_extra_and_load_none() -> None:
-    program = (
-        "import sys, redismem.ops.cli, redismem.ops.worker; sys.exit('typer' in sys.modules or 'rich' in sys.modules)"
-    )
+    modules = "sys, redismem.ops.cli, redismem.ops.replay.worker"
+    program = f"import {modules}; sys.exit('typer' in sys.modules or 'rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

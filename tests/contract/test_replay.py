@@ -16,12 +16,12 @@ import redis
 
 from redismem import AsyncMemory, Memory
 from redismem.errors import ConfigError, Conflict
-from redismem.ops.agent import Agent, Place, counts
-from redismem.ops.meter import Meter
-from redismem.ops.recording import Recording, read
-from redismem.ops.replay import Outcome, Plan, Replay, Watcher
-from redismem.ops.site import Site
-from redismem.ops.verdict import Verdict, check
+from redismem.ops.replay.agent import Agent, Place, counts
+from redismem.ops.replay.job import Outcome, Plan, Replay, Watcher
+from redismem.ops.replay.meter import Meter
+from redismem.ops.replay.recording import Recording, read
+from redismem.ops.replay.site import Site
+from redismem.ops.replay.verdict import Verdict, check
 from tests.servers import REAL, Server
 
 TAU_BENCH = Path(__file__).parents[3] / "shared" / "data" / "tau-bench-airline" / "trajectories.json"
@@ -31,7 +31,7 @@ on_real_servers = pytest.mark.parametrize("server", REAL, indirect=True)
 
 @pytest.fixture(scope="module")
 def sample() -> list[Recording]:
-    with resources.as_file(resources.files("redismem.ops") / "sample.jsonl") as path:
+    with resources.as_file(resources.files("redismem.ops.replay") / "sample.jsonl") as path:
         return read([path])
 
 

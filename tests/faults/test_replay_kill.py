@@ -20,11 +20,11 @@ import pytest
 import redis
 
 from redismem.errors import RedisMemError, Timeout
-from redismem.ops import site as site_module
-from redismem.ops.recording import Recording, read
-from redismem.ops.replay import Plan, Replay, Watcher
-from redismem.ops.site import Site
-from redismem.ops.verdict import Verdict
+from redismem.ops.replay import site as site_module
+from redismem.ops.replay.job import Plan, Replay, Watcher
+from redismem.ops.replay.recording import Recording, read
+from redismem.ops.replay.site import Site
+from redismem.ops.replay.verdict import Verdict
 from tests.servers import REAL, Server
 
 WITHIN = 20.0
@@ -32,7 +32,7 @@ WITHIN = 20.0
 
 @pytest.fixture(scope="module")
 def sample() -> list[Recording]:
-    with resources.as_file(resources.files("redismem.ops") / "sample.jsonl") as path:
+    with resources.as_file(resources.files("redismem.ops.replay") / "sample.jsonl") as path:
         return read([path])
 
 

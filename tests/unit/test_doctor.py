@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from redismem.errors import Unavailable
+from redismem.health import Health
 from redismem.link.features import ExpiryTier
 from redismem.ops.doctor import Finding, Status, examine
-from redismem.ops.health import Health
 
 WELL = Health(
     ok=True,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from redismem.ops.meter import Latencies, Meter
+from redismem.ops.replay.meter import Latencies, Meter
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.9, 0.99, 1.0])

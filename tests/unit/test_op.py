@@ -62,7 +62,7 @@ def test_a_stream_may_be_left_early():
 
 
 def test_waiting_in_a_blocking_call_is_a_clear_error():
-    with pytest.raises(errors.Suspended, match="Body.wait waits for an event loop"):
+    with pytest.raises(errors.Suspended, match=r"Body\.wait waits for an event loop"):
         Plain().wait()
 
 
@@ -84,11 +84,8 @@ def test_a_bound_signature_leaves_self_out():
             "default",
             "user_id",
         ]
-    assert list(inspect.signature(AsyncMemory("memory://").sessions.ttl).parameters) == [
-        "session_id",
-        "namespace",
-        "key",
-    ]
+    ttl = AsyncMemory("memory://").sessions.ttl
+    assert list(inspect.signature(ttl).parameters) == ["session_id", "namespace", "key", "user_id"]
 
 
 def test_a_joined_save_has_the_signature_of_the_body():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redismem.errors import ConfigError
-from redismem.ops.recording import Recording, called_tools, read
+from redismem.ops.replay.recording import Recording, called_tools, read
 
 HELLO = {"role": "user", "content": "Grüße 🙂\u2028"}
 CALL = {
@@ -78,7 +78,7 @@ def test_tools_called() -> None:
 
 
 def test_the_sample_is_worth_a_demo() -> None:
-    with (files("redismem.ops") / "sample.jsonl").open() as sample:
+    with (files("redismem.ops.replay") / "sample.jsonl").open() as sample:
         recordings = read([Path(sample.name)])
     messages = [message for recording in recordings for message in recording.messages]
     assert len(recordings) == 12

@@ -36,8 +36,8 @@ from typing import Any, Final, NamedTuple
 
 from redismem.errors import Conflict
 from redismem.memory import AsyncMemory
-from redismem.ops.meter import Meter
-from redismem.ops.recording import Message, Recording, called_tools
+from redismem.ops.replay.meter import Meter
+from redismem.ops.replay.recording import Message, Recording, called_tools
 from redismem.stores.sessions import MISSING
 
 PRESENCE_TTL: Final = 0.3

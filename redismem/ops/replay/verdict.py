@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 from redismem.memory import Memory
 from redismem.op import Handle
-from redismem.ops.agent import FLAGS_TTL, message_key, open_calls
-from redismem.ops.recording import Recording, called_tools
+from redismem.ops.replay.agent import FLAGS_TTL, message_key, open_calls
+from redismem.ops.replay.recording import Recording, called_tools
 from redismem.stores.sessions import SessionInfo, Values
 
 SESSIONS_AT_ONCE: Final = 50

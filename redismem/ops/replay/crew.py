@@ -9,10 +9,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final
 
-from redismem.ops.meter import Meter
-from redismem.ops.recording import Recording
-from redismem.ops.site import Site
-from redismem.ops.worker import Job, Report, work
+from redismem.ops.replay.meter import Meter
+from redismem.ops.replay.recording import Recording
+from redismem.ops.replay.site import Site
+from redismem.ops.replay.worker import Job, Report, work
 
 _spawn: Final = multiprocessing.get_context("spawn")  # a forked child would share its parent's connections
 _LEAVES_WITHIN: Final = 5.0

@@ -1,8 +1,8 @@
 """The main job: recorded agent runs, replayed by several worker processes on one memory, then checked to the last bit.
 
 `Replay` is the parent: it hands runs to its workers, listens to them, kills some with SIGKILL where it is asked to,
-replaces those that died, and at the end reads everything back. `redismem.ops.agent` says what is stored, and why a
-kill can neither lose nor double anything.
+replaces those that died, and at the end reads everything back. `redismem.ops.replay.agent` says what is stored, and why
+a kill can neither lose nor double anything.
 """
 
 import random
@@ -17,11 +17,11 @@ from typing import Final, Self
 
 from redismem.errors import LinkError, RedisMemError
 from redismem.memory import Memory
-from redismem.ops.agent import PRESENCE_TTL
-from redismem.ops.crew import Crew, Worker
-from redismem.ops.recording import Recording
-from redismem.ops.site import Site
-from redismem.ops.verdict import SESSIONS_AT_ONCE, Verdict, check, expected
+from redismem.ops.replay.agent import PRESENCE_TTL
+from redismem.ops.replay.crew import Crew, Worker
+from redismem.ops.replay.recording import Recording
+from redismem.ops.replay.site import Site
+from redismem.ops.replay.verdict import SESSIONS_AT_ONCE, Verdict, check, expected
 
 _MOST_FAILURES: Final = 3
 

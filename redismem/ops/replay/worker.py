@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, cast
 
 from redismem.memory import AsyncMemory
-from redismem.ops.agent import Agent
-from redismem.ops.meter import Meter
-from redismem.ops.recording import Recording
+from redismem.ops.replay.agent import Agent
+from redismem.ops.replay.meter import Meter
+from redismem.ops.replay.recording import Recording
 
 _REPORT_INTERVAL: Final = 0.02
 _UPDATE_ATTEMPTS: Final = 10_000
