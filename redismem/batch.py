@@ -19,6 +19,7 @@ from redismem.errors import LinkError, Suspended
 from redismem.link.base import Command, Link, Reply
 from redismem.link.features import Features
 from redismem.op import Handle, name_of, run
+from redismem.scripts import surely
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.store import Shared
 
@@ -98,7 +99,7 @@ class BatchLink(Link):
 
     async def _answer(self, running: list[_Running]) -> list[Reply]:
         """The replies to all that is asked, in one round trip."""
-        commands = [command for one in running for command in one.ask.commands]
+        commands = list(surely(command for one in running for command in one.ask.commands))
         if not commands:
             return []
         try:

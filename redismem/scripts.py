@@ -11,7 +11,7 @@ cannot hurt.
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -50,7 +50,26 @@ class Script:
 def script(name: str, tier: ExpiryTier) -> Script:
     """The script ``lua/<name>.lua`` for servers of this expiry tier."""
     source = _expanded(name, tier, set())
-    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    _sources[sha] = source
+    return Script(name, source, sha)
+
+
+_sources: dict[Argument, str] = {}
+
+
+def surely(commands: Iterable[Command]) -> Iterator[Command]:
+    """The commands of a pipeline, where a forgotten script must not let later commands overtake its call.
+
+    The first call of each script brings its source along.
+    """
+    known: set[Argument] = set()
+    for command in commands:
+        if command[0] == "EVALSHA" and command[1] not in known:
+            known.add(command[1])
+            yield ("EVAL", _sources[command[1]], *command[2:])
+        else:
+            yield command
 
 
 def _expanded(name: str, tier: ExpiryTier, seen: set[str]) -> str:

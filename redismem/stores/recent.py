@@ -3,7 +3,7 @@
 A script that wrote to a namespace has registered it in the session's meta and seen to every expiry. For a moment,
 the resolution of ``last_active``, this process may then write to the namespace with plain commands. In the same
 transaction it reads from meta whether that still holds; if the session ended or was touched meanwhile, a script
-follows at once.
+follows at once and sees to the rest.
 """
 
 import math
@@ -30,6 +30,8 @@ class Leave:
     """A value with a longer TTL would outlive the session's meta; infinite when meta has no end of its own."""
     deadline_ms: int
     """When the session as a whole ends, by the server's clock; NO_DEADLINE: not as a whole."""
+    began: bytes
+    """Its `created_at`, as stored: one that ended and began anew is another session."""
 
     def covers(self, ttl_ms: int, now: float) -> bool:
         """Whether a plain write with this TTL is right."""
@@ -37,10 +39,11 @@ class Leave:
             return False
         return self.longest_ttl_ms == math.inf if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
 
-    def holds(self, registered: bytes | None, deadline: bytes | None) -> bool:
+    def holds(self, registered: bytes | None, began: bytes | None, deadline: bytes | None) -> bool:
         """Whether meta, as found at the write, is what the leave relies on; a later deadline does no harm."""
         found = NO_DEADLINE if deadline is None else int(deadline)
-        return registered is not None and (found == self.deadline_ms or found > self.deadline_ms != NO_DEADLINE)
+        same = registered is not None and began == self.began
+        return same and (found == self.deadline_ms or found > self.deadline_ms != NO_DEADLINE)
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, OwnerMismatch, RedisMemError
+from redismem.errors import Conflict, DecodeError, InvalidKey, InvalidTTL, LimitExceeded, OwnerMismatch, RedisMemError
 from redismem.keys import encode_segment, field
 from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
@@ -37,7 +37,7 @@ from redismem.op import Asyncio, Batched, Blocking, Handle, op, run, settle, str
 from redismem.scripts import script
 from redismem.stores.recent import NO_DEADLINE, Leave
 from redismem.stores.store import Shared, Store
-from redismem.ttl import FOREVER_MS, TTL, milliseconds
+from redismem.ttl import FOREVER_MS, KEEP_TTL, TTL, milliseconds
 
 if TYPE_CHECKING:
     from redismem.batch import BatchLink
@@ -162,7 +162,7 @@ class SessionOperations(Store):
         """
         if type(by) is not int or by not in _INT64:
             raise LimitExceeded(f"increment by {by!r}: give a 64-bit int")
-        arguments = (milliseconds(ttl), field(key), by)
+        arguments = (_lasting(ttl), field(key), by)
         reply = await self._write("increment", session_id, namespace, arguments, user_id, retry=False)
         return int(reply[2])
 
@@ -249,7 +249,7 @@ class SessionOperations(Store):
         self, session_id: str, namespace: str, key: str, ttl: float | None, *, user_id: str | None = None
     ) -> bool:
         """Give one key another TTL, None: none. True if there was such a key."""
-        arguments = (milliseconds(ttl), field(key))
+        arguments = (_lasting(ttl), field(key))
         reply = await self._write("expire", session_id, namespace, arguments, user_id)
         return bool(reply[0] == b"OK")
 
@@ -261,7 +261,7 @@ class SessionOperations(Store):
 
         Later writes do not move that end, unless `Settings.session_ttl` is set: then they move it to that.
         """
-        return await self._touch(session_id, milliseconds(ttl), user_id)
+        return await self._touch(session_id, _lasting(ttl), user_id)
 
     @op
     async def end(self, session_id: str, *, user_id: str | None = None) -> int:
@@ -394,14 +394,17 @@ class SessionOperations(Store):
         leave, limited = None, self._settings.max_fields is not None or self._settings.max_namespaces is not None
         if user_id is None and not limited:  # owner and limits are for the script to check
             leave = self._shared.recent.leave(session_id, namespace, ttl_ms)
-        if leave is None or not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave):
+        if leave is None:
             await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
+        elif not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave):
+            await self._write("adopt", session_id, namespace, (ttl_ms,), None)
 
     async def _save_plainly(
         self, session_id: str, namespace: str, name: str, pairs: list[bytes], ttl_ms: int, leave: Leave
     ) -> bool:
         """Save in a transaction of plain commands; false if the session turns out to have changed meanwhile."""
-        guard: Command = ("HMGET", self._keys.session_meta(session_id), _REGISTERED + namespace, "deadline")
+        meta = self._keys.session_meta(session_id)
+        guard: Command = ("HMGET", meta, _REGISTERED + namespace, "created_at", "deadline")
         tier = (self._link.known or await self._link.features()).tier
         saving = _plain_save(tier, name, pairs, ttl_ms, leave.deadline_ms)
         found, *_ = await self._link.transaction((guard, *saving))
@@ -461,6 +464,7 @@ class SessionOperations(Store):
             reply = await call(self._link, keys, arguments, retry=retry)
         self._granted(reply, session_id, namespace)
         if verb == "delete":
+            recent.forget_leaves(session_id)  # the namespace may be gone with its last key
             await self._refresh_others(session_id, reply[2] if len(reply) > 2 else ())
         elif reply[0] == b"OK":
             await self._note(session_id, namespace, sent, tier, reply[1])
@@ -468,12 +472,12 @@ class SessionOperations(Store):
 
     async def _note(self, session_id: str, namespace: str, sent: float, tier: ExpiryTier, settled: list[Any]) -> None:
         """Keep what a write's script said of the session: when it ends, and which namespaces it has."""
-        deadline, life, *left_behind = settled
+        deadline, life, began, *left_behind = settled
         recent, resolution = self._shared.recent, self._resolution_ms
         recent.learn_namespaces(session_id, (namespace,))
         if tier is not ExpiryTier.DEADLINES:
             longest = math.inf if life < 0 else life - resolution
-            recent.learn(session_id, namespace, Leave(sent + resolution / 1000, longest, deadline))
+            recent.learn(session_id, namespace, Leave(sent + resolution / 1000, longest, deadline, began))
         await self._refresh_others(session_id, left_behind)
 
     async def _refresh_others(self, session_id: str, left_behind: Sequence[bytes]) -> None:
@@ -648,6 +652,13 @@ def _plain_save(
         yield ("HPEXPIRE", name, ttl_ms, "FIELDS", len(pairs) // 2, *pairs[::2])
     if deadline_ms != NO_DEADLINE:
         yield ("PEXPIREAT", name, deadline_ms, "NX")
+
+
+def _lasting(ttl: TTL) -> int:
+    """`ttl` in milliseconds where there is none to keep. Raises `InvalidTTL`."""
+    if ttl is KEEP_TTL:
+        raise InvalidTTL("KEEP_TTL: only what stores a value can keep a TTL")
+    return milliseconds(ttl)
 
 
 def _owner(user_id: str | None) -> str:

@@ -232,19 +232,6 @@ async def test_nothing_is_left_when_everything_has_expired(place: Place, store: 
     await nothing_is_left(place)
 
 
-@once_on_each_server
-async def test_nothing_is_left_of_a_session_that_was_to_live_longer(place: Place, store: AsyncSessionStore) -> None:
-    """A TTL may come late: at first the key was to live for ever."""
-    await store.save("a", "n", "k", 1)
-    await store.expire("a", "n", "k", SOON)
-    await store.save("b", "n", "k", 1)
-    await store.save("b", "n", "k", 2, ttl=SOON)
-    await store.save("c", "n", "k", 1, ttl=SOON)
-    await store.touch("c", 100)
-    await store.touch("c", None)
-    await nothing_is_left(place, within=5)
-
-
 @on_real_servers
 async def test_a_ttl_reaches_the_server(place: Place, store: AsyncSessionStore) -> None:
     await store.save("s", "n", "k", 1, ttl=100)

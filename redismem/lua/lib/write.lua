@@ -66,12 +66,13 @@ local function refresh()
   return deadline
 end
 
--- After the write. Returns the session's deadline or -1, for how long meta lives or -1, namespaces left behind ...
+-- After the write. Returns the session's deadline or -1, for how long meta lives or -1, when the session began,
+-- namespaces left behind ...
 local function settle(ttl)
   register()
-  local refreshed, deadline = refresh(), tonumber(head[4])
-  if refreshed then return {refreshed, -1, unpack(undeclared(9, last))} end
+  local began, refreshed, deadline = head[1] or tostring(now), refresh(), tonumber(head[4])
+  if refreshed then return {refreshed, -1, began, unpack(undeclared(9, last))} end
   fields_written(ns, dl, deadline)
-  if deadline then return {deadline, -1} end
-  return {-1, outlive(ttl)}
+  if deadline then return {deadline, -1, began} end
+  return {-1, outlive(ttl), began}
 end
