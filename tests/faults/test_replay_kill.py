@@ -245,7 +245,15 @@ class Running(subprocess.Popen[bytes]):
 
 
 @pytest.fixture
-def replay(valkey: Server, tmp_path: Path) -> Iterator[Running]:
+def interruptible() -> Iterator[None]:
+    """Processes started now hear SIGINT, even where the tests themselves run as a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def replay(valkey: Server, tmp_path: Path, interruptible: None) -> Iterator[Running]:
     with Running(long(tmp_path), valkey) as replay:
         yield replay
         replay.kill()
