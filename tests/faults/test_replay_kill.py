@@ -241,6 +241,7 @@ class Running(subprocess.Popen[bytes]):
         super().__init__([sys.executable, *words, "--json"], stdout=pipe, stderr=pipe, start_new_session=True)
         with redis.Redis(port=server.port) as client:
             wait_until(lambda: client.dbsize() > 20)
+            wait_until(lambda: sum("-worker-" in one["name"] for one in client.client_list()) == 3)
         self.children = psutil.Process(self.pid).children(recursive=True)
 
 
