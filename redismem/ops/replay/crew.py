@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final
@@ -126,6 +127,7 @@ class Crew:
 @contextmanager
 def _deaf_to_interrupts() -> Generator[None]:
     """Processes started meanwhile never see Ctrl-C, which a terminal sends to all: the parent ends them in its way."""
+    resource_tracker.ensure_running()  # it would come with the first process, and unblock SIGINT on the way
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
