@@ -126,14 +126,6 @@ def field(key: str) -> bytes:
     raise _too_long(key, "key", "in UTF-8") if raw else _empty("key")
 
 
-def field_name(raw: bytes) -> str:
-    """The key that the hash field `raw` holds; `InvalidKey` when it is not UTF-8."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise InvalidKey(f"the hash field {_shown(raw)} is not UTF-8, so it is no key that redismem wrote") from None
-
-
 def escape_glob(text: str) -> str:
     """A glob for `SCAN MATCH` that matches `text` and nothing else."""
     return _GLOB.sub(r"\\\g<0>", text)
