@@ -26,7 +26,7 @@ from redis.asyncio.connection import AbstractConnection
 from redismem.errors import LinkClosed
 from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
 from redismem.link.endpoint import Endpoint
-from redismem.link.faults import Fault, server_error
+from redismem.link.faults import ANSWERS, Fault, server_error
 from redismem.link.features import Features
 
 MAX_CALLS: Final = 16_384
@@ -125,15 +125,14 @@ if hasattr(os, "register_at_fork"):
 class _Call:
     """Commands of one caller: written together, answered together."""
 
-    __slots__ = ("commands", "future", "pieces", "replies", "since", "size")
+    __slots__ = ("commands", "future", "pieces", "replies", "size")
 
     def __init__(self, commands: Sequence[Command], future: "asyncio.Future[list[Reply]]") -> None:
         self.commands = commands
         self.pieces = packed(commands)
-        self.size = sum(map(len, self.pieces))
+        self.size = len(self.pieces[0]) if len(self.pieces) == 1 else sum(map(len, self.pieces))
         self.future = future
         self.replies: list[Reply] = []
-        self.since = 0.0
 
     def take(self, reply: Reply) -> bool:
         """Keep one reply; true when it was the last."""
@@ -207,11 +206,13 @@ class _Channel:
 
     def _done_with(self, call: _Call) -> None:
         self._bytes -= call.size
-        if self._room and not self.is_full():
-            while self._room:
-                room = self._room.popleft()
-                if not room.done():
-                    room.set_result(None)
+        idle = not self._waiting and not self._flying  # then nobody else would wake those who wait
+        while self._room and not self.is_full():
+            room = self._room.popleft()
+            if not room.done():
+                room.set_result(None)
+                if not idle:
+                    return
 
     # --- the connection's life --------------------------------------------------------------------------------------
 
@@ -270,14 +271,12 @@ class _Channel:
 
     def _take_off(self) -> list[bytes]:
         """The bytes of all waiting calls whose callers still wait; they are now in flight."""
-        now = self._loop.time()
         pieces: list[bytes] = []
         while self._waiting:
             call = self._waiting.popleft()
             if call.future.done():
                 self._done_with(call)
                 continue
-            call.since = now
             pieces += call.pieces
             self._flying.append(call)
         return pieces
@@ -287,7 +286,7 @@ class _Channel:
         while True:
             try:
                 reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            except redis.ResponseError as error:
+            except ANSWERS as error:
                 reply = server_error(error, flying[0].commands[len(flying[0].replies)])
             call = flying[0]
             if call.take(reply):
@@ -295,13 +294,17 @@ class _Channel:
                 self._done_with(call)
 
     async def _watch(self) -> None:
-        """Ends with an error when the oldest call in flight has waited for longer than the timeout."""
-        timeout = self._patience.timeout
+        """Ends with an error when a reply is due and none has come for the timeout."""
+        timeout, waited = self._patience.timeout, 0.0
+        last: tuple[_Call | None, int] = (None, 0)
         while True:
-            age = self._loop.time() - self._flying[0].since if self._flying else 0.0
-            if age >= timeout:
+            oldest = self._flying[0] if self._flying else None
+            now = (oldest, len(oldest.replies)) if oldest is not None else (None, 0)
+            waited = waited + timeout / 4 if oldest is not None and now == last else 0.0
+            if waited >= timeout:
                 raise redis.TimeoutError(f"no reply for {timeout:g} s")
-            await asyncio.sleep(timeout - age)
+            last = now
+            await asyncio.sleep(timeout / 4)
 
     # --- failing ----------------------------------------------------------------------------------------------------
 

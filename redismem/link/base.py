@@ -121,18 +121,19 @@ class Link(ABC):
 
     async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
         """Each command's reply or `ServerError`, in order, in one round trip. Raises `LinkError` if the link fails."""
-        attempt = 0
+        attempt, sent = 0, False
         while True:
             try:
                 replies = await self.exchange(commands, fresh=not retry)
             except Fault as fault:
                 self.refuse_if_closed()
                 self.known = None  # another server may answer next time
+                sent = sent or not fault.unsent
                 attempt += 1
                 if not (retry or fault.unsent) or attempt > self.patience.retries:
-                    raise fault.as_error(self.endpoint.name, applied_unknown=not fault.unsent) from fault.cause
+                    raise fault.as_error(self.endpoint.name, applied_unknown=sent) from fault.cause
             else:
-                if attempt >= self.patience.retries or not isinstance(replies[0], Busy):
+                if attempt >= self.patience.retries or not _is_refused(replies, retry):
                     return replies
                 attempt += 1
             self.traffic.count("retries")
@@ -160,17 +161,24 @@ def packed(commands: Sequence[Command]) -> list[bytes]:
     pieces: list[bytes] = []
     small: list[bytes] = []
     for command in commands:
-        if any(type(argument) is bytes and len(argument) >= LARGE for argument in command):
-            for argument in _spelled_out(command):
-                if len(argument) >= LARGE:
-                    pieces += b"".join(small), argument
-                    small.clear()
-                else:
-                    small.append(argument)
-        else:
+        if not _has_large(command):
             small.append(_pack(command))
+            continue
+        for argument in _spelled_out(command):
+            if len(argument) >= LARGE:
+                pieces += b"".join(small), argument
+                small.clear()
+            else:
+                small.append(argument)
     pieces.append(small[0] if len(small) == 1 else b"".join(small))
     return pieces
+
+
+def _has_large(command: Command) -> bool:
+    for argument in command:  # noqa: SIM110  (a generator would take twice as long, on every command)
+        if type(argument) is bytes and len(argument) >= LARGE:
+            return True
+    return False
 
 
 def _spelled_out(command: Command) -> Iterator[bytes]:
@@ -181,6 +189,13 @@ def _spelled_out(command: Command) -> Iterator[bytes]:
         yield b"$%d\r\n" % len(data)
         yield data
         yield b"\r\n"
+
+
+def _is_refused(replies: Sequence[Reply], retry: bool) -> bool:
+    """Whether a busy server did nothing of what it was asked, or nothing that may not be done again."""
+    if Busy not in map(type, replies):
+        return False
+    return retry or all(isinstance(reply, Busy) for reply in replies)
 
 
 def only(replies: Sequence[Reply]) -> Sequence[Reply]:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-import redis.exceptions
 from redis.connection import AbstractConnection
 
+from redismem.errors import LinkError
 from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
 from redismem.link.endpoint import Endpoint
-from redismem.link.faults import Fault, server_error
+from redismem.link.faults import ANSWERS, Fault, server_error
 
 _BROKEN = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
 
@@ -41,7 +41,7 @@ class BlockingLink(Link):
             return [_reply(connection, command) for command in commands]
         except _BROKEN as error:
             connection.disconnect()
-            raise Fault(error, unsent=isinstance(error, redis.exceptions.BusyLoadingError)) from None
+            raise Fault(error, unsent=False) from None
         except BaseException:
             connection.disconnect()  # an interrupt may have left replies unread: no later caller may get them
             raise
@@ -85,9 +85,12 @@ class BlockingLink(Link):
         try:
             self.endpoint.prepare()
             connection.connect()
-        except Exception as error:  # whatever it is, nothing was sent
+        except (LinkError, redis.RedisError, OSError) as error:
             connection.disconnect()
             raise Fault(error, unsent=True) from None
+        except BaseException:
+            connection.disconnect()  # an interrupt in the handshake leaves replies unread, as below
+            raise
         self.traffic.count("connects")
 
 
@@ -105,8 +108,8 @@ if hasattr(os, "register_at_fork"):
 
 def _reply(connection: AbstractConnection, command: Command) -> Any:
     try:
-        return connection.read_response()
-    except redis.ResponseError as error:
+        return connection.read_response(disconnect_on_error=False)
+    except ANSWERS as error:
         return server_error(error, command)
 
 

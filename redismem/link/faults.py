@@ -44,7 +44,15 @@ _BY_FIRST_WORD: dict[str, tuple[type[ServerError], str]] = {
     "NOSCRIPT": (NoScript, ""),
     "MOVED": (ServerError, "this server is part of a cluster"),
 }
-_WHERE = re.compile(r"^(ERR )?Error running script \(call to \w+\): @\w+:\d+: |( script: \w+, on @\w+:\d+\.?)$")
+ANSWERS = (
+    redis.ResponseError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+)
+"""Error replies. redis-py counts some of them as broken connections, which they are not."""
+
+_WHERE = re.compile(r"^(ERR )?Error running script \(call to \w+\): @\w+:\d+: |( script: (\w+, )?on @\w+:\d+\.?)$")
 """Where in a script an error arose, as Redis 6.2 and newer servers say it: nothing that a caller can use."""
 _NOT_AN_INTEGER = "hash value is not an integer"
 
@@ -53,7 +61,7 @@ class Fault(Exception):
     """A connection that failed: `cause` says how, `unsent` that no byte of the commands had left."""
 
     def __init__(self, cause: Exception, *, unsent: bool) -> None:
-        super().__init__(str(cause))
+        super().__init__(str(cause) or type(cause).__name__)
         self.cause = cause
         self.unsent = unsent
 

@@ -1,6 +1,6 @@
 -- Save fields of one namespace, all with one TTL.
 -- KEYS, ARGV: lib/write.lua; then ttl, 0 none, -1 each field keeps its own; then field, value, ...
--- Replies {"OK", {deadline, meta's life, began, namespaces left behind ...}}, {"OWNER"}, {"NAMESPACES"} or {"FIELDS"}.
+-- Replies {"OK", {began, meta's life, {namespaces left behind ...}}}, {"OWNER"}, {"NAMESPACES"} or {"FIELDS"}.
 --@include write
 
 local ttl = tonumber(ARGV[first])

@@ -2,23 +2,23 @@
 
 A script that wrote to a namespace has registered it in the session's meta and seen to every expiry. For a moment,
 the resolution of ``last_active``, this process may then write to the namespace with plain commands. In the same
-transaction it reads from meta whether that still holds; if the session ended or was touched meanwhile, a script
-follows at once and sees to the rest.
+transaction it looks whether all still is as a script would leave it; if the session ended, began anew or was touched
+meanwhile, a script follows at once and sees to the rest.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from redismem.ttl import FOREVER_MS, KEEP_MS
+from redismem.ttl import FOREVER_MS
+
+NO_END: Final = -1
+"""What PTTL says of a key that does not expire."""
+ENDS: Final = -2
 
 MOST_SESSIONS: Final = 10_000
 """More are forgotten at once: the next write to each costs a script again."""
-
-
-NO_DEADLINE: Final = -1
 
 
 @dataclass(slots=True)
@@ -26,24 +26,34 @@ class Leave:
     """Leave to write to one namespace with plain commands, until a moment of this process' clock."""
 
     until: float
-    longest_ttl_ms: float
-    """A value with a longer TTL would outlive the session's meta; infinite when meta has no end of its own."""
-    deadline_ms: int
-    """When the session as a whole ends, by the server's clock; NO_DEADLINE: not as a whole."""
     began: bytes
-    """Its `created_at`, as stored: one that ended and began anew is another session."""
+    """The session's `created_at`, as stored: one that ended and began anew is another session."""
+    life_ms: int
+    """For how long meta lives at least; NO_END: for ever; ENDS: the session, each of its keys, ends as a whole."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether the session ends as a whole. Then its namespaces' keys do; else meta outlives the fields."""
+        return self.life_ms == ENDS
 
     def covers(self, ttl_ms: int, now: float) -> bool:
-        """Whether a plain write with this TTL is right."""
-        if now >= self.until or ttl_ms == KEEP_MS:
+        """Whether a plain write with this TTL seems right; one that stays longer than meta is for a script."""
+        if now >= self.until:
             return False
-        return self.longest_ttl_ms == math.inf if ttl_ms == FOREVER_MS else ttl_ms <= self.longest_ttl_ms
+        return self.life_ms < 0 or FOREVER_MS < ttl_ms <= self.life_ms
 
-    def holds(self, registered: bytes | None, began: bytes | None, deadline: bytes | None) -> bool:
-        """Whether meta, as found at the write, is what the leave relies on; a later deadline does no harm."""
-        found = NO_DEADLINE if deadline is None else int(deadline)
-        same = registered is not None and began == self.began
-        return same and (found == self.deadline_ms or found > self.deadline_ms != NO_DEADLINE)
+    def holds(self, head: Sequence[bytes | None], left_ms: int, ttl_ms: int) -> bool:
+        """Whether the write left everything as a script would have.
+
+        `head` is meta's registration, `created_at` and `deadline`; `left_ms` the PTTL that the namespace's key had
+        before the write, if the session ends as a whole, else that of meta.
+        """
+        registered, began, deadline = head
+        if registered is None or began != self.began or self.ends != (deadline is not None):
+            return False
+        if self.ends:
+            return left_ms >= 0
+        return left_ms == NO_END or FOREVER_MS < ttl_ms <= left_ms
 
 
 @dataclass(slots=True)

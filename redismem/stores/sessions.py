@@ -20,7 +20,6 @@ Common parameters
 """
 
 import copy
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -35,9 +34,9 @@ from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Batched, Blocking, Handle, op, run, settle, stream
 from redismem.scripts import script
-from redismem.stores.recent import NO_DEADLINE, Leave
+from redismem.stores.recent import Leave
 from redismem.stores.store import Shared, Store
-from redismem.ttl import FOREVER_MS, KEEP_TTL, TTL, milliseconds
+from redismem.ttl import FOREVER_MS, KEEP_MS, KEEP_TTL, TTL, milliseconds
 
 if TYPE_CHECKING:
     from redismem.batch import BatchLink
@@ -392,7 +391,7 @@ class SessionOperations(Store):
         if not pairs:
             return
         leave, limited = None, self._settings.max_fields is not None or self._settings.max_namespaces is not None
-        if user_id is None and not limited:  # owner and limits are for the script to check
+        if user_id is None and not limited and ttl_ms != KEEP_MS:  # the others are for the script to check
             leave = self._shared.recent.leave(session_id, namespace, ttl_ms)
         if leave is None:
             await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
@@ -404,13 +403,13 @@ class SessionOperations(Store):
     ) -> bool:
         """Save in a transaction of plain commands; false if the session turns out to have changed meanwhile."""
         meta = self._keys.session_meta(session_id)
-        guard: Command = ("HMGET", meta, _REGISTERED + namespace, "created_at", "deadline")
+        head: Command = ("HMGET", meta, _REGISTERED + namespace, "created_at", "deadline")
+        left: Command = ("PTTL", name if leave.ends else meta)
         tier = (self._link.known or await self._link.features()).tier
-        saving = _plain_save(tier, name, pairs, ttl_ms, leave.deadline_ms)
-        found, *_ = await self._link.transaction((guard, *saving))
-        if leave.holds(*found):
+        found, left_ms, *_ = await self._link.transaction((head, left, *_plain_save(tier, name, pairs, ttl_ms)))
+        if leave.holds(found, left_ms, ttl_ms):
             return True
-        self._shared.recent.forget(session_id)
+        self._shared.recent.forget_leaves(session_id)
         return False
 
     async def _swap(
@@ -465,19 +464,19 @@ class SessionOperations(Store):
         self._granted(reply, session_id, namespace)
         if verb == "delete":
             recent.forget_leaves(session_id)  # the namespace may be gone with its last key
-            await self._refresh_others(session_id, reply[2] if len(reply) > 2 else ())
+            await self._refresh_others(session_id, reply[2])
         elif reply[0] == b"OK":
             await self._note(session_id, namespace, sent, tier, reply[1])
         return reply
 
     async def _note(self, session_id: str, namespace: str, sent: float, tier: ExpiryTier, settled: list[Any]) -> None:
         """Keep what a write's script said of the session: when it ends, and which namespaces it has."""
-        deadline, life, began, *left_behind = settled
+        began, life, left_behind = settled
         recent, resolution = self._shared.recent, self._resolution_ms
         recent.learn_namespaces(session_id, (namespace,))
         if tier is not ExpiryTier.DEADLINES:
-            longest = math.inf if life < 0 else life - resolution
-            recent.learn(session_id, namespace, Leave(sent + resolution / 1000, longest, deadline, began))
+            longest = life - resolution if life >= 0 else life
+            recent.learn(session_id, namespace, Leave(sent + resolution / 1000, began, longest))
         await self._refresh_others(session_id, left_behind)
 
     async def _refresh_others(self, session_id: str, left_behind: Sequence[bytes]) -> None:
@@ -543,7 +542,7 @@ class SessionOperations(Store):
             reply = await call(self._link, self._keys_of(session_id, names), (*arguments, *registered), retry=False)
             if reply[0] != b"MORE":
                 return self._granted(reply, session_id, "")
-            names += map(_namespace, reply[1:])
+            names += map(_namespace, reply[1])
             self._shared.recent.learn_namespaces(session_id, names)
 
     async def _namespaces_of(self, session_id: str, user_id: str | None = None) -> tuple[str, ...]:
@@ -639,9 +638,7 @@ def _reading(name: str, fields: tuple[bytes, ...]) -> Command:
     return ("HGET", name, *fields) if len(fields) == 1 else ("HMGET", name, *fields)
 
 
-def _plain_save(
-    tier: ExpiryTier, name: str, pairs: Sequence[bytes], ttl_ms: int, deadline_ms: int
-) -> Iterator[Command]:
+def _plain_save(tier: ExpiryTier, name: str, pairs: Sequence[bytes], ttl_ms: int) -> Iterator[Command]:
     """The commands that save without a script, on servers that expire fields themselves."""
     if ttl_ms == FOREVER_MS:
         yield ("HSET", name, *pairs)
@@ -650,8 +647,6 @@ def _plain_save(
     else:
         yield ("HSET", name, *pairs)
         yield ("HPEXPIRE", name, ttl_ms, "FIELDS", len(pairs) // 2, *pairs[::2])
-    if deadline_ms != NO_DEADLINE:
-        yield ("PEXPIREAT", name, deadline_ms, "NX")
 
 
 def _lasting(ttl: TTL) -> int:

@@ -43,7 +43,7 @@ local function register()
 end
 
 -- Meta lives as long as the longest-lived of the session's fields; `ttl` is the longest written now, 0 for ever.
--- Returns for how long meta lives, or -1.
+-- Returns for how long meta lives now, -1 for ever.
 local function outlive(ttl)
   local left = head[1] and call('PTTL', meta) or 0
   if left < 0 then return -1 end
@@ -66,13 +66,12 @@ local function refresh()
   return deadline
 end
 
--- After the write. Returns the session's deadline or -1, for how long meta lives or -1, when the session began,
--- namespaces left behind ...
+-- After the write. Returns when the session began, for how long meta lives or -1, or -2 if the session ends as a whole,
+-- and {namespaces left behind ...}.
 local function settle(ttl)
   register()
-  local began, refreshed, deadline = head[1] or tostring(now), refresh(), tonumber(head[4])
-  if refreshed then return {refreshed, -1, began, unpack(undeclared(9, last))} end
+  local began, deadline = head[1] or tostring(now), tonumber(head[4])
+  if refresh() then return {began, -2, undeclared(9, last)} end
   fields_written(ns, dl, deadline)
-  if deadline then return {deadline, -1, began} end
-  return {-1, outlive(ttl), began}
+  return {began, deadline and -2 or outlive(ttl), {}}
 end
