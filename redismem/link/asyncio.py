@@ -49,7 +49,6 @@ class AsyncLink(Link):
         channel = self._channel()
         while channel.is_full():
             await channel.room()
-        self.traffic.count_exchange(len(commands))
         return await channel.submit(commands)
 
     async def features(self) -> Features:
@@ -206,6 +205,10 @@ class _Channel:
 
     def _done_with(self, call: _Call) -> None:
         self._bytes -= call.size
+        if self._room:
+            self._make_room()
+
+    def _make_room(self) -> None:
         idle = not self._waiting and not self._flying  # then nobody else would wake those who wait
         while self._room and not self.is_full():
             room = self._room.popleft()
@@ -272,6 +275,7 @@ class _Channel:
     def _take_off(self) -> list[bytes]:
         """The bytes of all waiting calls whose callers still wait; they are now in flight."""
         pieces: list[bytes] = []
+        calls = commands = 0
         while self._waiting:
             call = self._waiting.popleft()
             if call.future.done():
@@ -279,6 +283,9 @@ class _Channel:
                 continue
             pieces += call.pieces
             self._flying.append(call)
+            calls += 1
+            commands += len(call.commands)
+        self._traffic.count_exchanges(calls, commands)
         return pieces
 
     async def _read(self, connection: AbstractConnection) -> None:

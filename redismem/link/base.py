@@ -66,10 +66,10 @@ class Traffic:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Stats.__slots__, 0)
 
-    def count_exchange(self, commands: int) -> None:
-        """One round trip of so many commands."""
+    def count_exchanges(self, exchanges: int, commands: int) -> None:
+        """So many round trips, of so many commands in all."""
         with self._lock:
-            self._counts["round_trips"] += 1
+            self._counts["round_trips"] += exchanges
             self._counts["commands"] += commands
 
     def count(self, what: str) -> None:

@@ -35,7 +35,7 @@ class BlockingLink(Link):
     async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
         """See `Link.exchange`."""
         connection = self._connected(check=fresh)
-        self.traffic.count_exchange(len(commands))
+        self.traffic.count_exchanges(1, len(commands))
         try:
             connection.send_packed_command(packed(commands), check_health=False)
             return [_reply(connection, command) for command in commands]
