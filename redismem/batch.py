@@ -15,7 +15,7 @@ from itertools import islice
 from types import TracebackType, coroutine
 from typing import Any, Self, TypeVar
 
-from redismem.errors import LinkError, Suspended
+from redismem.errors import LinkError, NotReady, Suspended
 from redismem.link.base import Command, Link, Reply
 from redismem.link.features import Features
 from redismem.op import Handle, name_of, run
@@ -56,9 +56,13 @@ class BatchLink(Link):
         super().__init__(link.endpoint, link.patience)
         self._beneath = link
         self._enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]] = []
+        self.is_open = True
 
     def enlist(self, operation: Coroutine[Any, Any, R]) -> Handle[R]:
         """Take an operation in; it runs when the batch is sent."""
+        if not self.is_open:
+            operation.close()
+            raise NotReady("calls on a batch belong inside its `with` block")
         handle: Handle[R] = Handle()
         self._enlisted.append((operation, handle))
         return handle
@@ -94,7 +98,7 @@ class BatchLink(Link):
         except LinkError as error:
             for operation, handle in enlisted:
                 operation.close()
-                handle.reject(error)
+                handle.reject(error, told=True)
             raise
 
     async def _answer(self, running: list[_Running]) -> list[Reply]:
@@ -107,7 +111,7 @@ class BatchLink(Link):
         except LinkError as error:
             for one in running:
                 one.operation.close()
-                one.handle.reject(error)
+                one.handle.reject(error, told=True)
             raise
 
     async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
@@ -148,6 +152,7 @@ class BatchOperations:
 
     def __init__(self, shared: Shared) -> None:
         self._link = BatchLink(shared.link)
+        self._link.is_open = False
         self.sessions = SessionBatch(shared.on(self._link))
         """Sessions; every call gives a `Handle`."""
 
@@ -156,9 +161,11 @@ class Batch(BatchOperations):
     """``with memory.batch() as b``: see the module."""
 
     def __enter__(self) -> Self:
+        self._link.is_open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._link.is_open = False
         if kind is not None:
             self._link.discard()
         else:
@@ -169,9 +176,11 @@ class AsyncBatch(BatchOperations):
     """``async with memory.batch() as b``: see the module."""
 
     async def __aenter__(self) -> Self:
+        self._link.is_open = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._link.is_open = False
         if kind is not None:
             self._link.discard()
         else:

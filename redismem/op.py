@@ -67,9 +67,9 @@ class Handle(Generic[R]):
         """Take the operation's value; called by the batch."""
         self._value, self._done = value, True
 
-    def reject(self, error: BaseException) -> None:
-        """Take the operation's error; called by the batch."""
-        self._error, self._done, self._seen = error, True, False
+    def reject(self, error: BaseException, *, told: bool = False) -> None:
+        """Take the operation's error; called by the batch. `told`: the caller hears of it in another way too."""
+        self._error, self._done, self._seen = error, True, told
 
     def __del__(self) -> None:
         if not self._seen:

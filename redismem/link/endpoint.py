@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+import redis
 import redis.asyncio.connection
 import redis.connection
 
@@ -23,6 +24,10 @@ from redismem.link.embedded import EmbeddedServer
 
 _RESP2: dict[str, Any] = {"protocol": 2}  # redis-py 8 defaults to RESP3, in which replies have other shapes
 _CLIENT_NAME = "redismem"
+_OURS = frozenset(
+    {"socket_timeout", "socket_connect_timeout", "timeout", "max_connections", "decode_responses", "protocol"}
+)
+"""Options of redis-py that redismem sets itself, or that belong to a pool, which it has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,18 @@ def _remote(url: str) -> Endpoint:
         options: dict[str, Any] = dict(redis.connection.parse_url(url))
         asyncio_class = redis.asyncio.connection.parse_url(url).get("connection_class", redis.asyncio.Connection)
         name = _without_secrets(url)
-    except ValueError as error:
-        raise ConfigError(f"malformed server URL: {error}") from None
+    except ValueError:  # whose text may hold a part of the password
+        raise ConfigError(
+            "malformed server URL: look at port, database and query; percent-encode what is special in a password"
+        ) from None
     blocking_class = options.pop("connection_class", redis.connection.Connection)
+    if taken := sorted(options.keys() & _OURS):
+        raise ConfigError(f"{name}: {', '.join(taken)} cannot be set by the URL; see redismem.Settings")
     options.setdefault("client_name", _CLIENT_NAME)
+    try:
+        blocking_class(**options)
+    except (TypeError, redis.RedisError) as error:
+        raise ConfigError(f"{name}: an option of the URL is unknown: {error}") from None
     return Endpoint(name, blocking_class, asyncio_class, options | _RESP2)
 
 
@@ -91,7 +104,7 @@ def _without_secrets(url: str) -> str:
 def _embedded(url: str, linger: float) -> Endpoint:
     parts = urlsplit(url)
     if parts.netloc:
-        raise ConfigError(f"{url}: a directory needs three slashes, embedded:///{parts.netloc}{parts.path}")
+        raise ConfigError("embedded:// takes a directory after three slashes, embedded:///directory, and nothing else")
     server = EmbeddedServer(Path(unquote(parts.path)) if parts.path else None, linger=linger)
     options = {"path": server.socket_path, "client_name": _CLIENT_NAME} | _RESP2
     unix, asyncio_unix = redis.connection.UnixDomainSocketConnection, redis.asyncio.UnixDomainSocketConnection

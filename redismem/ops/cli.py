@@ -17,6 +17,7 @@ def main() -> None:
             raise
         _fail("the command line needs typer and rich: pip install 'redismem[cli]'")
     signal.signal(signal.SIGTERM, _leave)
+    sys.set_int_max_str_digits(0)  # stored integers may be longer than Python prints by default
     try:
         app(prog_name="redismem")
     except RedisMemError as error:

@@ -58,6 +58,7 @@ class ProgressBar(Watcher):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._progress.refresh()  # a short replay may be over before the bar was drawn
         self._progress.stop()
 
     def advanced(self, done: int, total: int) -> None:

@@ -107,13 +107,18 @@ def test_the_environment_names_the_server(valkey, monkeypatch):
         (":sesame@localhost:6379", "a URL without a scheme"),
         ("redis://:sesame@localhost:port", "malformed server URL"),
         ("embedded://dir", "three slashes"),
-        ("redis://:sesame@localhost?socket_timeout=soon", "socket_timeout"),
+        ("redis://:s3cr/et@localhost:6379", "percent-encode"),
+        ("redis://:sesame@localhost?socket_timeout=1", "socket_timeout cannot be set by the URL"),
+        ("redis://:sesame@localhost?decode_responses=true", "decode_responses cannot be set"),
+        ("redis://:sesame@localhost?bogus=1", "bogus"),
+        ("embedded://ann:sesame@host/dir", "three slashes"),
     ],
 )
 def test_urls_that_cannot_work(url, says):
     with pytest.raises(errors.ConfigError, match=says) as caught:
         Memory(url)
     assert "sesame" not in str(caught.value)
+    assert "s3cr" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

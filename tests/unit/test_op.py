@@ -109,3 +109,15 @@ def test_a_handle_before_the_batch_was_sent():
             ask()
     handle.resolve(3)
     assert (handle.done(), handle.result(), handle.error()) == (True, 3, None)
+
+
+def test_calls_outside_the_block_of_a_batch_are_refused():
+    with Memory("memory://") as memory:
+        batch = memory.batch()
+        with pytest.raises(errors.NotReady, match="inside its `with` block"):
+            batch.sessions.load("s", "n", "k")
+        with batch:
+            inside = batch.sessions.save("s", "n", "k", 1)
+        assert inside.result() is None
+        with pytest.raises(errors.NotReady):
+            batch.sessions.save("s", "n", "k", 2)
