@@ -538,3 +538,16 @@ async def test_owners_are_told_apart_exactly(store: AsyncSessionStore) -> None:
     for other in ("user10", "user", "USER1", "user1 ", "*", "user?", "\0"):
         with pytest.raises(OwnerMismatch):
             await store.load("s", "n", "k", user_id=other)
+
+
+@on_real_servers
+async def test_a_session_of_very_many_namespaces_can_be_touched_and_ended(opened: Callable[..., AsyncMemory]) -> None:
+    """More than Lua can unpack at once, and none of them known to those that touch and end it."""
+    writer, toucher, ender = opened(), opened(), opened()
+    async with writer.batch() as batch:
+        for number in range(9_000):
+            batch.sessions.save("s", f"n{number}", "k", 1)
+    assert await toucher.sessions.touch("s", 100)
+    assert len(await toucher.sessions.namespaces("s")) == 9_000
+    assert await ender.sessions.end("s") == 9_000
+    assert await writer.sessions.info("s") is None
