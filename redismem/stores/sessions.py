@@ -3,13 +3,14 @@
 Contract
     A namespace is one Redis hash, a key one field of it, with a TTL of its own. A session's ``meta`` hash says whose it
     is, when it began and was last active, and names its namespaces; it lives as long as the longest-lived field.
-    Every call is atomic. A write that is refused (`LimitExceeded`, `OwnerMismatch`, `Conflict`) changes nothing.
+    Every call is atomic (docs/adr/0002 tells of one instant in which a killed process may leave work undone). A write
+    that is refused (`LimitExceeded`, `OwnerMismatch`, `Conflict`) changes nothing.
     Time is the server's. ``last_active`` advances at most once a second.
 
 Round trips
     One for each call, but: `update` makes one to read and one for each attempt to write; `info`, `namespaces`,
-    `touch` and `end` need one more to learn the session's namespaces. A script that the server has forgotten costs
-    one more, once.
+    `touch` and `end` need one more to learn the session's namespaces; a `save` needs one more when another process
+    changed the session within the last second. A script that the server has forgotten costs one more, once.
 
 Common parameters
     ``session_id``, ``namespace``, ``key``: non-empty strings, at most 512 bytes encoded; else `InvalidKey`.
