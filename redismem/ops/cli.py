@@ -17,11 +17,14 @@ def main() -> None:
             raise
         _fail("the command line needs typer and rich: pip install 'redismem[cli]'")
     signal.signal(signal.SIGTERM, _leave)
+    most_digits = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)  # stored integers may be longer than Python prints by default
     try:
         app(prog_name="redismem")
     except RedisMemError as error:
         _fail(str(error))
+    finally:
+        sys.set_int_max_str_digits(most_digits)
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

@@ -192,6 +192,16 @@ def test_many_sessions_take_few_round_trips(valkey: Server, memory: Memory) -> N
 # --- show -----------------------------------------------------------------------------------------------------------
 
 
+def test_integers_longer_than_python_prints(redismem: Callable[..., Done], valkey: Server, memory: Memory) -> None:
+    memory.sessions.save("s", "n", "long", 10**5_000)
+    most_digits = sys.get_int_max_str_digits()
+    assert redismem("show", "s", "--url", valkey.url).status == 0
+    done = redismem("show", "s", "--url", valkey.url, "--json")
+    assert (done.status, done.err) == (0, "")
+    assert "1" + "0" * 5_000 in done.out
+    assert sys.get_int_max_str_digits() == most_digits
+
+
 def test_all_that_a_session_holds(redismem: Callable[..., Done], valkey: Server, memory: Memory) -> None:
     memory.sessions.save(
         "chat 1", "flags", "open", {"since": datetime(2026, 3, 9, tzinfo=UTC)}, ttl=3_600, user_id="inês"
