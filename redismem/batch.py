@@ -9,7 +9,7 @@ the block is left by an exception, nothing is sent. Requests of one step go out 
 is no transaction: others may come in between, and operations that take several steps overlap.
 """
 
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType, coroutine
@@ -96,9 +96,7 @@ class BatchLink(Link):
         try:
             return await self._beneath.features()
         except LinkError as error:
-            for operation, handle in enlisted:
-                operation.close()
-                handle.reject(error, told=True)
+            _fail(enlisted, error)
             raise
 
     async def _answer(self, running: list[_Running]) -> list[Reply]:
@@ -109,9 +107,7 @@ class BatchLink(Link):
         try:
             return await self._beneath.pipeline(commands, retry=all(one.ask.retry for one in running))
         except LinkError as error:
-            for one in running:
-                one.operation.close()
-                one.handle.reject(error, told=True)
+            _fail([(one.operation, one.handle) for one in running], error)
             raise
 
     async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
@@ -129,6 +125,13 @@ class BatchLink(Link):
     async def aclose(self) -> None:
         """See `Link.aclose`: the link beneath stays open."""
         self.discard()
+
+
+def _fail(unfinished: Iterable[tuple[Coroutine[Any, Any, Any], Handle[Any]]], error: LinkError) -> None:
+    """End operations that the link has failed; the block raises the error too."""
+    for operation, handle in unfinished:
+        operation.close()
+        handle.reject(error, told=True)
 
 
 def _step(operation: Coroutine[Any, Any, Any], handle: Handle[Any], replies: list[Reply] | None) -> _Running | None:

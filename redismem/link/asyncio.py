@@ -53,8 +53,8 @@ class AsyncLink(Link):
 
     async def features(self) -> Features:
         """See `Link.features`: tasks that need the answer at once ask together, once for each loop."""
-        if self.known is not None:
-            return self.known
+        if (known := self.known) is not None:
+            return known
         async with self._channel().asking:
             return await super().features()
 

@@ -146,9 +146,10 @@ class Link(ABC):
 
     async def features(self) -> Features:
         """What the server can do: asked once, in one round trip, and then `known`."""
-        if self.known is None:
-            self.known = Features.of(await self.execute(*Features.QUESTION))
-        return self.known
+        known = self.known  # another thread, whose connection broke, may set it back to None at any moment
+        if known is None:
+            known = self.known = Features.of(await self.execute(*Features.QUESTION))
+        return known
 
     def refuse_if_closed(self) -> None:
         """Raises `LinkClosed` once the link was closed."""

@@ -125,7 +125,7 @@ class SessionOperations(Store):
         self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None
     ) -> Values:
         """The values of several keys; those that do not exist are left out, those that cannot be read are reported."""
-        self._keys.session_namespace(session_id, namespace)
+        self._keys.session_namespace(session_id, namespace)  # refuses what are no names, even where no key is asked for
         fields = tuple(dict.fromkeys(map(field, keys)))
         found = await self._read(session_id, namespace, fields, user_id) if fields else ()
         return self._values(session_id, namespace, zip(fields, found, strict=True))
@@ -534,7 +534,7 @@ class SessionOperations(Store):
 
     async def _whole(self, verb: str, session_id: str, arguments: tuple[Argument, ...]) -> Reply:
         """Run a script on all namespaces of a session, asking again until none was left out."""
-        self._keys.session_meta(session_id)
+        self._keys.session_meta(session_id)  # refuses what is no id, before it is looked up
         self._shared.recent.forget_leaves(session_id)
         names = list(self._shared.recent.namespaces(session_id))
         call = script(verb, (await self._link.features()).tier)
