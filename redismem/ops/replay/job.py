@@ -125,6 +125,7 @@ class Replay:
                 self._hear(worker)
             self._kill_if_due()
         self._seconds = time.monotonic() - (self._began or 0.0)
+        watcher.advanced(self._messages, self._messages)  # a killed worker's last messages are done, but it told nobody
         self._crew.disband(at_once=False)
         if self._kills_due:
             self._watcher.happened(f"{len(self._kills_due)} workers were not killed: the replay was over before")
