@@ -210,6 +210,22 @@ async def test_a_key_that_the_server_has_not_reaped_counts_for_nothing(
     await memory.aclose()
 
 
+@pytest.mark.parametrize("place", ["sync-redis70", "sync-redis62"], indirect=True)
+async def test_no_key_outlives_a_ttl_that_ends_while_the_next_write_is_on_its_way(place: Place) -> None:
+    memory = place.open()
+    for begin in range(0, 10_000, 50):
+        ids = [f"s{begin + one}" for one in range(50)]
+        async with memory.batch() as batch:
+            for session_id in ids:
+                batch.sessions.save(session_id, "n", "k", 1, ttl=0.001)
+                batch.sessions.save(session_id, "n", "other", 1)
+        await gone(memory.sessions, "k", ids[-1])
+        async with memory.batch() as batch:
+            found = [batch.sessions.load(session_id, "n", "k", MISSING) for session_id in ids]
+        assert all(value.result() is MISSING for value in found)
+    await memory.aclose()
+
+
 # --- nothing is left ------------------------------------------------------------------------------------------------
 
 

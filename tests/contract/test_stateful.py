@@ -4,6 +4,7 @@ Time: a TTL is either so long that it never ends here, or so short that the step
 oracle's clock. A session whose own end is near is not given short TTLs: it may linger for its resolution.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,6 +65,13 @@ def outcome(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return call(*args, **kwargs)
     except RedisMemError as error:
         return error
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask until it is so, for ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "what should have expired is still there"
 
 
 class SessionsAgainstTheOracle(RuleBasedStateMachine):
@@ -166,15 +174,13 @@ class SessionsAgainstTheOracle(RuleBasedStateMachine):
         if info is None or (info.ttl is not None and info.ttl < 100):
             return
         if self.both(process, "save", *place, value, MOMENT, user_id=user) is None:
-            while self.stores[process].load(*place, MISSING) is not MISSING:
-                pass
+            until(lambda: self.stores[process].load(*place, MISSING) is MISSING)
             self.now += MOMENT
 
     @rule(process=st.integers(0, 1), session=sessions, user=users)
     def let_a_session_expire(self, process: int, session: str, user: Any) -> None:
         if self.both(process, "touch", session, MOMENT, user_id=user) is True:
-            while self.stores[process].info(session) is not None:
-                pass
+            until(lambda: self.stores[process].info(session) is None)
             self.now += MOMENT
 
     @rule(process=st.integers(0, 1), place=places, more=places, mapping=mappings, value=values, by=steps, user=users)

@@ -60,13 +60,15 @@ local function fields_any(ns, dl, now)
 end
 
 -- End the keys themselves at `deadline`, or with the last of their fields if every field has an end of its own.
+-- Time passes in here, and PEXPIREAT deletes at once a key whose millisecond has come: `dl` goes first, so that no
+-- field is ever without its deadline.
 local function fields_end_key(ns, dl, deadline)
   local timed = call('ZCARD', dl)
   if timed > 0 and timed == call('HLEN', ns) then
     local latest = tonumber(call('ZREVRANGE', dl, '0', '0', 'WITHSCORES')[2])
     if not deadline or latest < deadline then deadline = latest end
   end
-  for _, key in ipairs({ns, dl}) do
+  for _, key in ipairs({dl, ns}) do
     if deadline then
       call('PEXPIREAT', key, deadline)
     else
