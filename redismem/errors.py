@@ -12,12 +12,18 @@
     ├── LimitExceeded                     a write that would pass a limit; nothing was changed
     ├── OwnerMismatch                     the session belongs to another user; nothing was changed
     ├── Conflict                          others kept changing the value; the last attempt was not written
+    ├── PartitionMismatch (ValueError)    a transaction that reaches outside its partition; nothing was sent
+    ├── LockError
+    │   ├── LockTimeout (TimeoutError)    others held the lock for as long as the caller would wait
+    │   ├── LockLost                      the holder's lease went: another may hold the lock
+    │   └── StaleFence                    a write under a lock that another holder has had since; nothing was changed
     ├── Suspended (RuntimeError)          a blocking call met something that needs an event loop
     ├── NotReady (RuntimeError)           a batch's result was asked for before the batch was sent
     └── LinkError
         ├── LinkClosed                    the memory was closed
         ├── Unavailable (ConnectionError) the server cannot be reached, or went away
         ├── Timeout (TimeoutError)        the server did not answer in time
+        ├── NotDurable                    written, but not confirmed by as many replicas or disks as were asked for
         └── ServerError                   the server answered with an error
             ├── AuthenticationFailed
             ├── PermissionDenied          the ACL forbids the command or the key
@@ -79,6 +85,26 @@ class Conflict(RedisMemError):
     """Others changed the value at every attempt. The last attempt was not written."""
 
 
+class PartitionMismatch(RedisMemError, ValueError):
+    """A transaction would reach a key outside the partition that it was opened for. Nothing was sent."""
+
+
+class LockError(RedisMemError):
+    """What goes wrong with locks."""
+
+
+class LockTimeout(LockError, TimeoutError):
+    """Others held the lock for as long as the caller would wait. Nothing of the attempt is left."""
+
+
+class LockLost(LockError):
+    """The holder's lease went before it released the lock: another may hold it since."""
+
+
+class StaleFence(LockError):
+    """A write came with the fencing token of an earlier holder of the lock. Nothing was changed."""
+
+
 class Suspended(RedisMemError, RuntimeError):
     """A blocking call met something that waits for an event loop; use the async flavour for it."""
 
@@ -101,6 +127,10 @@ class Unavailable(LinkError, ConnectionError):
 
 class Timeout(LinkError, TimeoutError):
     """The server did not answer in time. The message says whether the call may have been applied."""
+
+
+class NotDurable(LinkError):
+    """The write was applied, but fewer replicas or disks than asked for confirmed it in time."""
 
 
 class ServerError(LinkError):
