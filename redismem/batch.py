@@ -10,13 +10,16 @@ is no transaction: others may come in between, and operations that take several 
 """
 
 from collections.abc import Coroutine, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType, coroutine
 from typing import Any, Self, TypeVar
 
+from redismem.durability import Receipt
 from redismem.errors import LinkError, NotReady, Suspended
 from redismem.link.base import Command, Link, Reply
+from redismem.link.exclusive import Exclusive
 from redismem.link.features import Features
 from redismem.op import Handle, name_of, run
 from redismem.scripts import surely
@@ -33,6 +36,7 @@ class _Ask:
     commands: Sequence[Command]
     retry: bool = True
     seconds: float = 0.0
+    durable: Receipt | None = None
 
 
 @dataclass(slots=True)
@@ -104,23 +108,44 @@ class BatchLink(Link):
         commands = list(surely(command for one in running for command in one.ask.commands))
         if not commands:
             return []
+        receipts = [one.ask.durable for one in running if one.ask.durable is not None]
+        durable = Receipt.of_all(receipts) if receipts else None
         try:
-            return await self._beneath.pipeline(commands, retry=all(one.ask.retry for one in running))
+            replies = await self._beneath.pipeline(
+                commands, retry=all(one.ask.retry for one in running), durable=durable
+            )
+            for receipt in receipts:
+                receipt.missing = durable.missing if durable is not None else None
+            return replies
         except LinkError as error:
             _fail([(one.operation, one.handle) for one in running], error)
             raise
 
-    async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
-        """See `Link.pipeline`: waits for the batch's next round trip."""
-        return await _wait_for(_Ask(commands, retry))
+    async def pipeline(
+        self, commands: Sequence[Command], *, retry: bool = True, durable: Receipt | None = None
+    ) -> list[Reply]:
+        """See `Link.pipeline`: waits for the batch's next round trip, whose strongest durability is everyone's."""
+        return await _wait_for(_Ask(commands, retry, durable=durable))
 
-    async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> list[Reply]:
         """See `Link.exchange`."""
         return await self.pipeline(commands, retry=not fresh)
 
     async def sleep(self, seconds: float) -> None:
         """See `Link.sleep`: the batch's next round trip waits for the longest."""
         await _wait_for(_Ask((), seconds=seconds))
+
+    def exclusive(self, key: str) -> AbstractAsyncContextManager[Exclusive]:
+        """See `Link.exclusive`: the link beneath lends it."""
+        return self._beneath.exclusive(key)
+
+    async def shards(self) -> Sequence[Link]:
+        """See `Link.shards`."""
+        return await self._beneath.shards()
+
+    def colocated(self, *keys: str) -> bool:
+        """See `Link.colocated`."""
+        return self._beneath.colocated(*keys)
 
     async def aclose(self) -> None:
         """See `Link.aclose`: the link beneath stays open."""

@@ -145,6 +145,12 @@ class Codec:
         except Exception as error:  # whatever hostile bytes make the C extensions raise
             raise DecodeError(f"cannot be read: {str(error) or type(error).__name__}") from error
 
+    def reader(self, data: bytes) -> Callable[[], Any]:
+        """`decode` again and again, without checks, of bytes that it has read before."""
+        if data[0] < 0x80:
+            return partial(self.decode, data)
+        return partial(unpackb, data, ext_hook=_read, strict_map_key=False, timestamp=3)
+
     def _compressed(self, document: bytes) -> bytes:
         """`document` as a frame, or as it is where a frame would save too little.
 

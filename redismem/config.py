@@ -3,16 +3,23 @@
 A keyword wins over the environment. Names that do not exist and values that cannot work are a `ConfigError`.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from redismem.durability import Durability
 from redismem.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Limit = Annotated[int, Field(gt=0)]
+
+
+def _from_json(value: Any) -> Any:
+    """What a variable of the environment says, as what a keyword would."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -22,6 +29,8 @@ class Settings(BaseModel):
 
     url: str = Field(default="embedded://", repr=False)
     """Where the server is; see `redismem.link.endpoint`. It may hold a password, so it is never shown."""
+    allow_insecure: bool = False
+    """Whether servers on other hosts may be talked to without TLS: passwords and data can then be read on the way."""
     prefix: str = "redismem"
     """First segment of every key."""
 
@@ -48,8 +57,26 @@ class Settings(BaseModel):
     """Longest wait for a connection."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often a call that is safe to repeat is sent again after the connection failed."""
+    durable: Annotated[Durability | None, BeforeValidator(_from_json)] = None
+    """What every write waits for: replicas, disks. As JSON in the environment. None: for neither."""
     update_attempts: Limit = 100
-    """How often `update` starts over when others changed the value, before it raises `Conflict`."""
+    """How often `update` or a transaction starts over when others changed what it read, before it raises `Conflict`."""
+    coherence: Literal["tracking", "ttl", "off"] = "off"
+    """Whether reads are served from process memory, and how that stays true: docs/coherence.md. `off`: they are not."""
+    coherence_bound: Seconds = 1.0
+    """With `tracking`: for how long after another process' write an old value may still be read."""
+    l1_ttl: Seconds = 60.0
+    """For how long a value is served from process memory before it is read again; with `ttl`, this is the bound."""
+    l1_entries: Limit = 100_000
+    """Most values that are kept in process memory."""
+    l1_bytes: Limit = 64 * 1024 * 1024
+    """Most bytes that are kept in process memory, about."""
+    l1_stale_while_revalidate: Seconds | None = None
+    """For how long after `l1_ttl` a value is still served while it is read again in the background."""
+    l1_fail_safe: Seconds | None = None
+    """How old a value may be that is served while the server cannot be reached."""
+    operation_memory: Seconds = 60.0
+    """For how long the server remembers what must not be done twice: longer than all tries of one call may take."""
     embedded_linger: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How long a shared embedded server stays after its last user left."""
 

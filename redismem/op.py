@@ -12,13 +12,17 @@ classes then give the store a flavour, and each flavour runs the same coroutine 
 Every flavour is made when its class is created, so a call costs no look-up: ``SessionStore.load`` is an ordinary
 function with the signature of the coroutine that it wraps. Type checkers see the same three shapes through the
 overloads of ``__get__``.
+
+An operation may have a shortcut: a plain function of the same signature that is asked first and may know the answer
+already, which then costs no coroutine. Batches do not ask it: their operations take place when the batch is sent.
 """
 
 import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from enum import Enum
+from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from redismem.errors import NotReady, RedisMemError, Suspended
 
@@ -26,6 +30,18 @@ logger = logging.getLogger("redismem")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+
+
+class Unknown(Enum):
+    """The type of `UNKNOWN`."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+"""What a shortcut says that does not know the answer."""
 
 
 class Handle(Generic[R]):
@@ -79,8 +95,9 @@ class Handle(Generic[R]):
 class Declared:
     """A coroutine function, or an asynchronous generator function, that is an operation of its class."""
 
-    def __init__(self, body: Callable[..., Any]) -> None:
+    def __init__(self, body: Callable[..., Any], shortcut: Callable[..., Any] | None = None) -> None:
         self.body = body
+        self.shortcut = shortcut
         functools.update_wrapper(cast(Any, self), body)
 
 
@@ -92,10 +109,10 @@ class Flavour:
         for name in dir(cls):
             member = inspect.getattr_static(cls, name)
             if isinstance(member, Declared):
-                setattr(cls, name, cls.flavoured(member.body))
+                setattr(cls, name, cls.flavoured(member.body, member.shortcut))
 
     @staticmethod
-    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+    def flavoured(body: Callable[..., Any], shortcut: Callable[..., Any] | None) -> Callable[..., Any]:
         """The function that callers of this flavour get for one operation."""
         raise NotImplementedError
 
@@ -104,8 +121,10 @@ class Blocking(Flavour):
     """Operations are plain calls."""
 
     @staticmethod
-    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+    def flavoured(body: Callable[..., Any], shortcut: Callable[..., Any] | None) -> Callable[..., Any]:
         """See `Flavour.flavoured`."""
+        if shortcut is not None:
+            return blocking_first(body, shortcut)
         return blocking_stream(body) if inspect.isasyncgenfunction(body) else blocking(body)
 
 
@@ -113,9 +132,9 @@ class Asyncio(Flavour):
     """Operations are awaited."""
 
     @staticmethod
-    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+    def flavoured(body: Callable[..., Any], shortcut: Callable[..., Any] | None) -> Callable[..., Any]:
         """See `Flavour.flavoured`."""
-        return body
+        return body if shortcut is None else asking_first(body, shortcut)
 
 
 class Enlists(Protocol):
@@ -135,7 +154,7 @@ class Batched(Flavour):
         raise NotImplementedError
 
     @staticmethod
-    def flavoured(body: Callable[..., Any]) -> Callable[..., Any]:
+    def flavoured(body: Callable[..., Any], shortcut: Callable[..., Any] | None) -> Callable[..., Any]:
         """See `Flavour.flavoured`."""
         return unbatchable(body) if inspect.isasyncgenfunction(body) else enlisting(body)
 
@@ -146,6 +165,32 @@ def blocking(body: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> R:
         return run(body(*args, **kwargs))
+
+    return call
+
+
+def blocking_first(
+    body: Callable[..., Coroutine[Any, Any, R]], shortcut: Callable[..., R | Unknown]
+) -> Callable[..., R]:
+    """A plain function that asks the shortcut, and runs the coroutine if that does not know."""
+
+    @functools.wraps(body)
+    def call(*args: Any, **kwargs: Any) -> R:
+        known = shortcut(*args, **kwargs)
+        return run(body(*args, **kwargs)) if known is UNKNOWN else known
+
+    return call
+
+
+def asking_first(
+    body: Callable[..., Coroutine[Any, Any, R]], shortcut: Callable[..., R | Unknown]
+) -> Callable[..., Coroutine[Any, Any, R]]:
+    """A coroutine function that asks the shortcut, and the body if that does not know."""
+
+    @functools.wraps(body)
+    async def call(*args: Any, **kwargs: Any) -> R:
+        known = shortcut(*args, **kwargs)
+        return await body(*args, **kwargs) if known is UNKNOWN else known
 
     return call
 
@@ -210,8 +255,19 @@ def unbatchable(body: Callable[..., Any]) -> Callable[..., NoReturn]:
 class op(Declared, Generic[P, R]):  # noqa: N801  (read as a keyword: `@op async def load`)
     """Declares a coroutine function of a store's body as an operation."""
 
-    def __init__(self, body: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
-        super().__init__(body)
+    def __init__(
+        self,
+        body: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+        shortcut: Callable[Concatenate[Any, P], R | Unknown] | None = None,
+    ) -> None:
+        super().__init__(body, shortcut)
+
+    @staticmethod
+    def after(
+        shortcut: Callable[Concatenate[Any, Q], T | Unknown],
+    ) -> "Callable[[Callable[Concatenate[Any, Q], Coroutine[Any, Any, T]]], op[Q, T]]":
+        """Declares an operation that has a shortcut."""
+        return lambda body: op(body, shortcut)
 
     @overload
     def __get__(self, owner: None, kind: type) -> Self: ...

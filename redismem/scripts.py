@@ -1,7 +1,8 @@
 """Loads ``lua/``, expands includes, calls by SHA, survives ``SCRIPT FLUSH``.
 
 A script is a file; a line ``--@include NAME`` stands for ``lib/NAME.lua``, once. ``--@include fields`` stands for the
-file of the server's expiry tier. Sources are constants of the package: nothing a caller says becomes part of one.
+file of the server's expiry tier, and ``--@verb NAME`` for a whole script, with its own copy of all that it includes:
+the body of a function in another one. Sources are constants of the package: nothing a caller says becomes part of one.
 
 A call is one ``EVALSHA``. When the server has forgotten the script, the call loads it again (``SCRIPT LOAD``, which
 the server never evicts) and runs it with ``EVAL`` in the same round trip, so another ``SCRIPT FLUSH`` in between
@@ -15,11 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from redismem.durability import Receipt
 from redismem.link.base import Argument, Command, Link, Reply, only
 from redismem.link.faults import NoScript
 from redismem.link.features import ExpiryTier
 
-_INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^--@(include|verb) (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,18 @@ class Script:
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
     async def __call__(
-        self, link: Link, keys: Sequence[Argument], arguments: Sequence[Argument], *, retry: bool = True
+        self,
+        link: Link,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        *,
+        retry: bool = True,
+        durable: Receipt | None = None,
     ) -> Reply:
         """Run the script: one round trip, two when the server had forgotten it. Raises `LinkError`."""
         command = self.command(keys, arguments)
+        if durable is not None:  # with its source: a forgotten script would have the server wait twice
+            return await link.execute("EVAL", self.source, *command[2:], retry=retry, durable=durable)
         try:
             return await link.execute(*command, retry=retry)
         except NoScript:
@@ -74,7 +84,9 @@ def surely(commands: Iterable[Command]) -> Iterator[Command]:
 
 def _expanded(name: str, tier: ExpiryTier, seen: set[str]) -> str:
     def include(match: re.Match[str]) -> str:
-        part = f"fields_{tier}" if match[1] == "fields" else match[1]
+        if match[1] == "verb":
+            return _expanded(match[2], tier, set())
+        part = f"fields_{tier}" if match[2] == "fields" else match[2]
         if part in seen:
             return ""
         seen.add(part)

@@ -12,12 +12,14 @@ of threads, may use one link.
 """
 
 import asyncio
+import functools
 import math
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import redis
@@ -26,7 +28,8 @@ from redis.asyncio.connection import AbstractConnection
 from redismem.errors import LinkClosed
 from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
 from redismem.link.endpoint import Endpoint
-from redismem.link.faults import ANSWERS, Fault, server_error
+from redismem.link.exclusive import Own, Pool, borrowed, lent
+from redismem.link.faults import ANSWERS, Demoted, Fault, server_error
 from redismem.link.features import Features
 
 MAX_CALLS: Final = 16_384
@@ -36,16 +39,21 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 class AsyncLink(Link):
     """Task-safe, thread-safe (a channel for each loop) and fork-safe."""
 
-    def __init__(self, endpoint: Endpoint, patience: Patience) -> None:
-        super().__init__(endpoint, patience)
+    def __init__(self, endpoint: Endpoint, patience: Patience, traffic: Traffic | None = None) -> None:
+        super().__init__(endpoint, patience, traffic)
         self._channels: dict[asyncio.AbstractEventLoop, _Channel] = {}
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _abandon, self._channels)
         self._finalizer.atexit = False
         _links.add(self)
 
-    async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
-        """See `Link.exchange`. The channel's reader notices a dead connection at once, so `fresh` asks nothing more."""
+    async def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> list[Reply]:
+        """See `Link.exchange`. The channel's reader notices a dead connection at once, so `fresh` asks nothing more.
+
+        What blocks has a connection of its own, so that it holds nobody else up.
+        """
+        if blocks:
+            return await self._exchange_alone(commands, blocks)
         channel = self._channel()
         while channel.is_full():
             await channel.room()
@@ -57,6 +65,11 @@ class AsyncLink(Link):
             return known
         async with self._channel().asking:
             return await super().features()
+
+    def exclusive(self, key: str) -> AbstractAsyncContextManager[Own]:
+        """See `Link.exclusive`. Each event loop has a pool."""
+        channel = self._channel()
+        return lent(self, channel.pool, functools.partial(self._own, channel))
 
     async def sleep(self, seconds: float) -> None:
         """See `Link.sleep`."""
@@ -79,9 +92,24 @@ class AsyncLink(Link):
     def forget(self) -> None:
         """In a forked child: the parent's loops do not run here; keep their channels unused and untouched."""
         _inherited.append(self._channels)
+        for channel in self._channels.values():
+            channel.pool.disown()
         self._finalizer.detach()
-        self.traffic, self._lock = Traffic(), threading.Lock()
+        self.traffic.restart()
+        self._lock = threading.Lock()
         self._channels = {}
+
+    async def _exchange_alone(self, commands: Sequence[Command], blocks: float) -> list[Reply]:
+        self.traffic.count_exchanges(1, len(commands))
+        channel = self._channel()
+        async with borrowed(channel.pool, functools.partial(self._own, channel)) as own:
+            return await own.talk(commands, self.patience.timeout + blocks)
+
+    async def _own(self, channel: "_Channel") -> Own:
+        try:
+            return _TasksOwn(self, await channel.dial())
+        except Exception as error:  # as for a channel: whatever it is, it is the caller's
+            raise Fault(error, unsent=True) from None
 
     def _channel(self) -> "_Channel":
         """The running loop's channel."""
@@ -119,6 +147,42 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
+
+
+class _TasksOwn(Own):
+    def __init__(self, link: AsyncLink, connection: AbstractConnection) -> None:
+        super().__init__(link)
+        self._connection = connection
+
+    async def converse(self, commands: Sequence[Command], seconds: float | None) -> list[Reply]:
+        """See `Exclusive.converse`."""
+        try:
+            await self._connection.send_packed_command(packed(commands), check_health=False)
+            replies: list[Reply] = []
+            for command in commands:
+                async with asyncio.timeout(seconds):
+                    replies.append(await _reply(self._connection, command))
+            return replies
+        except (redis.RedisError, OSError) as error:
+            raise Fault(error, unsent=False) from None
+
+    async def disconnect(self) -> None:
+        """See `Exclusive.disconnect`."""
+        await self._connection.disconnect(nowait=True)
+
+    async def is_quiet(self) -> bool:
+        """See `Exclusive.is_quiet`."""
+        try:
+            return not await self._connection.can_read()
+        except (redis.RedisError, OSError):
+            return False
+
+
+async def _reply(connection: AbstractConnection, command: Command) -> Reply:
+    try:
+        return await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+    except ANSWERS as error:
+        return server_error(error, command)
 
 
 class _Call:
@@ -165,7 +229,9 @@ class _Channel:
         self._wake = asyncio.Event()
         self.asking = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
+        self._demoted = False
         self.closing = False
+        self.pool = Pool()
 
     def submit(self, commands: Sequence[Command]) -> "asyncio.Future[list[Reply]]":
         """Write the commands with those of the same tick; the future gives their replies or a `Fault`."""
@@ -175,9 +241,17 @@ class _Channel:
         self._waiting.append(call)
         self._bytes += call.size
         self._wake.set()
+        self._keep_running()
+        return call.future
+
+    async def dial(self) -> AbstractConnection:
+        """A connection for the channel's pool, which ends with the channel."""
+        self._keep_running()
+        return await self._connect()
+
+    def _keep_running(self) -> None:
         if self._writer is None or self._writer.done():
             self._writer = self._loop.create_task(self._run(), name="redismem-channel")
-        return call.future
 
     def stop(self) -> None:
         """End the channel's tasks soon; every call fails with `LinkClosed`."""
@@ -233,6 +307,7 @@ class _Channel:
         except BaseException:
             self.closing = True
             self._fail_all(LinkClosed(f"{self._endpoint.name}: the memory or its event loop was closed"))
+            await self.pool.aclose()
             raise
 
     async def _connect(self) -> AbstractConnection:
@@ -250,6 +325,7 @@ class _Channel:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         """Write and read until the connection breaks; then every call in flight fails."""
+        self._demoted = False
         reader = self._loop.create_task(self._read(connection), name="redismem-reader")
         writer = self._loop.create_task(self._write(connection), name="redismem-writer")
         watchdog = self._loop.create_task(self._watch(), name="redismem-watchdog")
@@ -267,6 +343,8 @@ class _Channel:
     async def _write(self, connection: AbstractConnection) -> None:
         while True:
             await self._wake.wait()
+            if self._demoted:
+                await self._loop.create_future()
             self._wake.clear()
             pieces = self._take_off()
             if pieces:
@@ -299,6 +377,14 @@ class _Channel:
             if call.take(reply):
                 flying.popleft()
                 self._done_with(call)
+            if self._endpoint.fails_over:
+                self._notice(reply)
+
+    def _notice(self, reply: Reply) -> None:
+        """A primary no more gets no more commands; when it has answered the last, the channel connects anew."""
+        self._demoted = self._demoted or type(reply) is Demoted
+        if self._demoted and not self._flying:
+            raise redis.ConnectionError("the server has become a replica")
 
     async def _watch(self) -> None:
         """Ends with an error when a reply is due and none has come for the timeout."""

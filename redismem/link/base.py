@@ -10,23 +10,30 @@ as applying it once (``retry=True``). Between attempts the link waits, longer ea
 """
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import hiredis
 from redis.backoff import ExponentialWithJitterBackoff
 
+from redismem.durability import Receipt
 from redismem.errors import Busy, LinkClosed, LinkError, RedisMemError
 from redismem.link.endpoint import Endpoint
-from redismem.link.faults import Fault, translated
+from redismem.link.exclusive import Exclusive
+from redismem.link.faults import Demoted, Deserted, Fault, translated
 from redismem.link.features import Features
 
 LARGE: Final = 64 * 1024
 """Bytes from which on an argument is not worth copying."""
 
 _pack: Callable[[tuple[Any, ...]], bytes] = cast(Any, hiredis.pack_command)  # its stub knows tuples of one item only
+
+_REFUSALS: Final = frozenset[type]({Busy})
+_REFUSALS_OF_MANY: Final = frozenset[type]({Busy, Demoted})
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
@@ -49,6 +56,32 @@ class Patience:
         return delay
 
 
+class Tries:
+    """The failed attempts of one call.
+
+    A server that stands alone is tried `retries` times more. Where another may take over, a call waits for that too:
+    attempts go on until ``(retries + 1) * timeout`` seconds after the first failure. `retries=0` asks for none.
+    """
+
+    def __init__(self, patience: Patience, *, failover: bool) -> None:
+        self._patience = patience
+        self._failed = 0
+        lasts = (patience.retries + 1) * patience.timeout if failover and patience.retries else 0.0
+        self._until = time.monotonic() + lasts
+
+    def another(self, cause: Exception | None = None) -> bool:
+        """Note a failure; whether to try again."""
+        self._failed += 1
+        if self._failed <= self._patience.retries:
+            return True
+        return not isinstance(cause, Deserted) and time.monotonic() < self._until
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before the next attempt, with jitter."""
+        return self._patience.delay(self._failed)
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What a link has done since it was made."""
@@ -63,6 +96,10 @@ class Traffic:
     """Counts what a link does. Thread-safe."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from nothing; in a forked child with a lock that no thread of the parent holds."""
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Stats.__slots__, 0)
 
@@ -86,10 +123,10 @@ class Traffic:
 class Link(ABC):
     """A way to one server. Thread-safe; see the subclasses for what else each may share."""
 
-    def __init__(self, endpoint: Endpoint, patience: Patience) -> None:
+    def __init__(self, endpoint: Endpoint, patience: Patience, traffic: Traffic | None = None) -> None:
         self.endpoint = endpoint
         self.patience = patience
-        self.traffic = Traffic()
+        self.traffic = traffic or Traffic()
         self.closed = False
         self.known: Features | None = None
 
@@ -97,10 +134,11 @@ class Link(ABC):
         return f"<{type(self).__name__} {self.endpoint.name}>"
 
     @abstractmethod
-    async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> list[Reply]:
         """Send all commands in one write and read one reply for each; error replies are items of the list.
 
-        `fresh` asks for a connection known to be alive, for commands that may not be sent twice.
+        `fresh` asks for a connection known to be alive, for commands that may not be sent twice. `blocks` is for how
+        many seconds the server may hold the connection up before it answers.
         Raises `Fault` when the connection cannot be made or breaks.
         """
 
@@ -112,36 +150,80 @@ class Link(ABC):
     async def sleep(self, seconds: float) -> None:
         """Let time pass in this link's way."""
 
-    async def execute(self, *command: Argument, retry: bool = True) -> Reply:
+    @abstractmethod
+    def exclusive(self, key: str) -> AbstractAsyncContextManager[Exclusive]:
+        """A connection of the caller's own, to the server that holds `key`, for one block: `redismem.link.exclusive`.
+
+        A block that ends by an exception closes the connection. Raises `LinkError` when none can be made.
+        """
+
+    async def shards(self) -> "Sequence[Link]":
+        """A link to each server that holds keys of its own; for one server, this link alone. Raises `LinkError`."""
+        return (self,)
+
+    def colocated(self, *keys: str) -> bool:
+        """Whether one script or transaction may touch all these keys."""
+        return True
+
+    async def execute(self, *command: Argument, retry: bool = True, durable: Receipt | None = None) -> Reply:
         """One command's reply, in one round trip. Raises `LinkError`."""
-        reply = (await self.pipeline((command,), retry=retry))[0]
+        reply = (await self.pipeline((command,), retry=retry, durable=durable))[0]
         if isinstance(reply, RedisMemError):
             raise reply
         return reply
 
-    async def pipeline(self, commands: Sequence[Command], *, retry: bool = True) -> list[Reply]:
-        """Each command's reply or `ServerError`, in order, in one round trip. Raises `LinkError` if the link fails."""
-        attempt, sent = 0, False
+    async def pipeline(
+        self, commands: Sequence[Command], *, retry: bool = True, durable: Receipt | None = None
+    ) -> list[Reply]:
+        """Each command's reply or `ServerError`, in order, in one round trip. Raises `LinkError` if the link fails.
+
+        With `durable`, the server answers when the writes are as safe as that asks for, and the receipt says if so.
+        """
+        tries, sent = None, False
         while True:
             try:
-                replies = await self.exchange(commands, fresh=not retry)
+                if durable is None:
+                    replies = await self.exchange(commands, fresh=not retry)
+                else:
+                    replies = await self._confirmed(commands, durable, fresh=not retry)
             except Fault as fault:
                 self.refuse_if_closed()
                 self.known = None  # another server may answer next time
                 sent = sent or not fault.unsent
-                attempt += 1
-                if not (retry or fault.unsent) or attempt > self.patience.retries:
+                tries = tries or self.tries()
+                if not (retry or fault.unsent) or not tries.another(fault.cause):
                     raise fault.as_error(self.endpoint.name, applied_unknown=sent) from fault.cause
             else:
-                if attempt >= self.patience.retries or not _is_refused(replies, retry):
+                if not self._is_refused(replies, retry):
                     return replies
-                attempt += 1
+                tries = tries or self.tries()
+                if not tries.another():
+                    return replies
             self.traffic.count("retries")
-            await self.sleep(self.patience.delay(attempt))
+            await self.sleep(tries.delay)
 
-    async def transaction(self, commands: Sequence[Command], *, retry: bool = True) -> Sequence[Reply]:
+    async def _confirmed(self, commands: Sequence[Command], durable: Receipt, *, fresh: bool) -> list[Reply]:
+        asked = durable.durability
+        *replies, confirmed = await self.exchange((*commands, asked.question), fresh=fresh, blocks=asked.timeout)
+        durable.note(replies, confirmed)
+        return replies
+
+    def tries(self) -> Tries:
+        """The attempts of a call that begins to fail now."""
+        return Tries(self.patience, failover=self.endpoint.fails_over)
+
+    def _is_refused(self, replies: Sequence[Reply], retry: bool) -> bool:
+        """Whether the server did nothing of what it was asked, or nothing that may not be done again."""
+        refusals = _REFUSALS_OF_MANY if self.endpoint.fails_over else _REFUSALS
+        if refusals.isdisjoint(map(type, replies)):
+            return False
+        return retry or all(type(reply) in refusals for reply in replies)
+
+    async def transaction(
+        self, commands: Sequence[Command], *, retry: bool = True, durable: Receipt | None = None
+    ) -> Sequence[Reply]:
         """The commands' replies, all applied at once or none (MULTI/EXEC), in one round trip. Raises `LinkError`."""
-        replies = only(await self.pipeline((("MULTI",), *commands, ("EXEC",)), retry=retry))
+        replies = only(await self.pipeline((("MULTI",), *commands, ("EXEC",)), retry=retry, durable=durable))
         return only(translated(replies[-1]))
 
     async def features(self) -> Features:
@@ -190,13 +272,6 @@ def _spelled_out(command: Command) -> Iterator[bytes]:
         yield b"$%d\r\n" % len(data)
         yield data
         yield b"\r\n"
-
-
-def _is_refused(replies: Sequence[Reply], retry: bool) -> bool:
-    """Whether a busy server did nothing of what it was asked, or nothing that may not be done again."""
-    if Busy not in map(type, replies):
-        return False
-    return retry or all(isinstance(reply, Busy) for reply in replies)
 
 
 def only(replies: Sequence[Reply]) -> Sequence[Reply]:

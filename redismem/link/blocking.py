@@ -10,15 +10,18 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, cast
 
 import redis
 from redis.connection import AbstractConnection
+from redis.utils import SENTINEL
 
 from redismem.errors import LinkError
 from redismem.link.base import Command, Link, Patience, Reply, Traffic, packed
 from redismem.link.endpoint import Endpoint
-from redismem.link.faults import ANSWERS, Fault, server_error
+from redismem.link.exclusive import Own, Pool, lent
+from redismem.link.faults import ANSWERS, Demoted, Fault, server_error
 
 _BROKEN = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSError)
 
@@ -26,25 +29,39 @@ _BROKEN = (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, OSE
 class BlockingLink(Link):
     """Thread-safe and fork-safe. Its coroutines never suspend."""
 
-    def __init__(self, endpoint: Endpoint, patience: Patience) -> None:
-        super().__init__(endpoint, patience)
+    def __init__(self, endpoint: Endpoint, patience: Patience, traffic: Traffic | None = None) -> None:
+        super().__init__(endpoint, patience, traffic)
         self._pinned = threading.local()
         self._connections: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+        self._pool = Pool()
         _links.add(self)
 
-    async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> list[Reply]:
         """See `Link.exchange`."""
-        connection = self._connected(check=fresh)
-        self.traffic.count_exchanges(1, len(commands))
+        connection = self.connected(fresh=fresh)
         try:
-            connection.send_packed_command(packed(commands), check_health=False)
-            return [_reply(connection, command) for command in commands]
-        except _BROKEN as error:
-            connection.disconnect()
-            raise Fault(error, unsent=False) from None
-        except BaseException:
+            self.send(connection, commands)
+            return self.receive(connection, commands, blocks=blocks)
+        except BaseException as error:
             connection.disconnect()  # an interrupt may have left replies unread: no later caller may get them
-            raise
+            raise broken(error) from None
+
+    def send(self, connection: AbstractConnection, commands: Sequence[Command]) -> None:
+        """The first half of an exchange. If the second does not come to its end, the caller closes the connection."""
+        self.traffic.count_exchanges(1, len(commands))
+        connection.send_packed_command(packed(commands), check_health=False)
+
+    def receive(self, connection: AbstractConnection, commands: Sequence[Command], *, blocks: float) -> list[Reply]:
+        """The second half of an exchange: one reply for each command."""
+        timeout = self.patience.timeout + blocks if blocks else SENTINEL
+        replies = [_reply(connection, command, timeout) for command in commands]
+        if self.endpoint.fails_over and Demoted in map(type, replies):
+            connection.disconnect()  # the next call looks for the primary
+        return replies
+
+    def exclusive(self, key: str) -> AbstractAsyncContextManager[Own]:
+        """See `Link.exclusive`. Threads share one pool."""
+        return lent(self, self._pool, self._own)
 
     async def sleep(self, seconds: float) -> None:
         """See `Link.sleep`."""
@@ -55,19 +72,28 @@ class BlockingLink(Link):
         self.closed = True
         for connection in list(self._connections):
             connection.disconnect()
+        await self._pool.aclose()
         self.endpoint.close()
 
     def forget(self) -> None:
         """In a forked child: start anew, leaving the parent's sockets alone."""
-        self.traffic = Traffic()
+        self.traffic.restart()
         self._pinned = threading.local()
         self._connections = weakref.WeakSet()
+        self._pool.disown()
+        self._pool = Pool()
 
-    def _connected(self, *, check: bool) -> AbstractConnection:
+    async def _own(self) -> Own:
+        connection = self.endpoint.blocking_connection(self.patience.timeout, self.patience.connect_timeout)
+        self._connect(connection)
+        return _ThreadsOwn(self, connection)
+
+    def connected(self, *, fresh: bool) -> AbstractConnection:
+        """This thread's connection; `fresh`: known to be alive. Raises `Fault`, `LinkClosed`."""
         connection: AbstractConnection | None = getattr(self._pinned, "connection", None)
         if connection is None:
             connection = self._new_connection()
-        elif connection.is_connected and not (check and _is_dead(connection)):
+        elif connection.is_connected and not (fresh and _is_dead(connection)):
             return connection
         self.refuse_if_closed()
         self._connect(connection)
@@ -94,6 +120,28 @@ class BlockingLink(Link):
         self.traffic.count("connects")
 
 
+class _ThreadsOwn(Own):
+    def __init__(self, link: BlockingLink, connection: AbstractConnection) -> None:
+        super().__init__(link)
+        self._connection = connection
+
+    async def converse(self, commands: Sequence[Command], seconds: float | None) -> list[Reply]:
+        """See `Exclusive.converse`."""
+        try:
+            self._connection.send_packed_command(packed(commands), check_health=False)
+            return [_reply(self._connection, command, timeout=seconds) for command in commands]
+        except _BROKEN as error:
+            raise Fault(error, unsent=False) from None
+
+    async def disconnect(self) -> None:
+        """See `Exclusive.disconnect`."""
+        self._connection.disconnect()
+
+    async def is_quiet(self) -> bool:
+        """See `Exclusive.is_quiet`."""
+        return not _is_dead(self._connection)
+
+
 _links: weakref.WeakSet[BlockingLink] = weakref.WeakSet()
 
 
@@ -106,9 +154,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
 
-def _reply(connection: AbstractConnection, command: Command) -> Any:
+def broken(error: BaseException) -> BaseException:
+    """What went wrong under an exchange: a `Fault`, if the connection did."""
+    return Fault(error, unsent=False) if isinstance(error, _BROKEN) else error
+
+
+def _reply(connection: AbstractConnection, command: Command, timeout: float | object | None = SENTINEL) -> Any:
     try:
-        return connection.read_response(disconnect_on_error=False)
+        return connection.read_response(disconnect_on_error=False, timeout=cast(float, timeout))
     except ANSWERS as error:
         return server_error(error, command)
 

@@ -6,7 +6,7 @@ an answer, and becomes a :class:`~redismem.errors.ServerError` by the first word
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import redis
 import redis.exceptions
@@ -29,20 +29,54 @@ class NoScript(ServerError):
     """The server has forgotten the script. It never reaches a caller: the script is sent again."""
 
 
+class Demoted(ReadOnly):
+    """The server is a replica, perhaps since a moment ago; where somebody knows the primary, the link looks for it."""
+
+
+class Aborted(ServerError):
+    """A transaction was refused as a whole, because of a command in it that was refused before."""
+
+
+class Redirected(ServerError):
+    """The slot of the keys is with another node of the cluster. The cluster's link goes there."""
+
+    slot: int
+    host: str
+    """Empty: the host that said so."""
+    port: int
+    asking: bool
+    """Whether the slot is only moving there (ASK): the node takes the command after ASKING."""
+
+    @classmethod
+    def of(cls, message: str, error: redis.exceptions.AskError) -> Self:
+        """From what the server said."""
+        redirected = cls(message)
+        redirected.slot, redirected.host, redirected.port = error.slot_id, error.host, error.port
+        redirected.asking = not isinstance(error, redis.exceptions.MovedError)
+        return redirected
+
+
+class Deserted(Unavailable):
+    """Nobody is there who could say which server is the primary: waiting for a failover is of no use."""
+
+
 _BY_FIRST_WORD: dict[str, tuple[type[ServerError], str]] = {
     "OOM": (OutOfMemory, "free memory, raise maxmemory, or give keys a TTL"),
     "WRONGTYPE": (WrongType, "another program writes this key; give redismem a prefix of its own"),
     "NOPERM": (PermissionDenied, "grant the user this command and key pattern (docs/keys.md)"),
     "NOAUTH": (AuthenticationFailed, "put user and password into the URL"),
     "WRONGPASS": (AuthenticationFailed, "check user and password in the URL"),
-    "READONLY": (ReadOnly, "connect to the primary"),
+    "READONLY": (Demoted, "connect to the primary"),
     "MISCONF": (ReadOnly, "the server cannot persist: look at its log and disk"),
     "NOREPLICAS": (ReadOnly, "too few replicas are connected (min-replicas-to-write)"),
     "LOADING": (Busy, "the server is loading its data"),
     "BUSY": (Busy, "a script runs too long on the server"),
     "MASTERDOWN": (Busy, "the replica has lost its primary"),
     "NOSCRIPT": (NoScript, ""),
-    "MOVED": (ServerError, "this server is part of a cluster"),
+    "TRYAGAIN": (Busy, "the slot is moving to another node"),
+    "CLUSTERDOWN": (Busy, "the cluster does not serve this slot: look at CLUSTER INFO"),
+    "EXECABORT": (Aborted, ""),
+    "CROSSSLOT": (ServerError, "the keys of one command must share a hash tag"),
 }
 ANSWERS = (
     redis.ResponseError,
@@ -52,9 +86,12 @@ ANSWERS = (
 )
 """Error replies. redis-py counts some of them as broken connections, which they are not."""
 
-_WHERE = re.compile(r"^(ERR )?Error running script \(call to \w+\): @\w+:\d+: |( script: (\w+, )?on @\w+:\d+\.?)$")
+_WHERE = re.compile(
+    r"^((ERR )?Error running script \(call to \w+\): @\w+:\d+: )?(@\w+: \d+: -?)?|( script: (\w+, )?on @\w+:\d+\.?)$"
+)
 """Where in a script an error arose, as Redis 6.2 and newer servers say it: nothing that a caller can use."""
 _NOT_AN_INTEGER = "hash value is not an integer"
+_BARRED_IN_SCRIPT = re.compile("ACL failure in script|The user executing the script can't")
 
 
 class Fault(Exception):
@@ -92,13 +129,17 @@ def server_error(error: redis.RedisError, command: tuple[Any, ...]) -> ServerErr
     kind, advice = _BY_FIRST_WORD.get(text.partition(" ")[0], (ServerError, ""))
     if _NOT_AN_INTEGER in text:
         kind, advice = WrongType, "only integers can be incremented"
+    elif _BARRED_IN_SCRIPT.search(text):
+        kind, advice = _BY_FIRST_WORD["NOPERM"]
+    if isinstance(error, redis.exceptions.AskError):
+        return Redirected.of(f"{_place(command)}: {text}: use a redis+cluster:// URL", error)
     parts = [part for part in (_place(command), text, advice) if part]
     return kind(": ".join(parts))
 
 
-def translated(replies: Sequence[Any]) -> Sequence[Any]:
-    """The replies inside a transaction's reply, with redis-py's errors among them made redismem's own."""
-    return [server_error(reply, ()) if isinstance(reply, redis.RedisError) else reply for reply in replies]
+def translated(replies: Sequence[Any], command: tuple[Any, ...] = ()) -> Sequence[Any]:
+    """The replies inside a reply to `command`, with redis-py's errors among them made redismem's own."""
+    return [server_error(reply, command) if isinstance(reply, redis.RedisError) else reply for reply in replies]
 
 
 def _text_of(error: redis.RedisError) -> str:
@@ -117,6 +158,12 @@ _STRIPPED: tuple[tuple[str, type[redis.RedisError]], ...] = (
     ("READONLY", redis.exceptions.ReadOnlyError),
     ("LOADING", redis.exceptions.BusyLoadingError),
     ("EXECABORT", redis.exceptions.ExecAbortError),
+    ("MOVED", redis.exceptions.MovedError),  # before the class that it is derived from, as MASTERDOWN
+    ("ASK", redis.exceptions.AskError),
+    ("TRYAGAIN", redis.exceptions.TryAgainError),
+    ("MASTERDOWN", redis.exceptions.MasterDownError),
+    ("CLUSTERDOWN", redis.exceptions.ClusterDownError),
+    ("CROSSSLOT", redis.exceptions.ClusterCrossSlotError),
     ("WRONGPASS", redis.exceptions.AuthenticationError),
 )
 

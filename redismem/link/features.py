@@ -21,13 +21,15 @@ class Features:
     """What follows from the commands that redismem looks for."""
 
     tier: ExpiryTier
+    waitaof: bool = False
+    """Whether a write can wait for its fsync."""
 
-    QUESTION: ClassVar[tuple[str, ...]] = ("COMMAND", "INFO", "hsetex", "hpexpire")
+    QUESTION: ClassVar[tuple[str, ...]] = ("COMMAND", "INFO", "hsetex", "hpexpire", "waitaof")
 
     @classmethod
     def of(cls, reply: Any) -> Self:
         """From the reply to `QUESTION`: one item for each command, empty where the server lacks it."""
-        hsetex, hpexpire = (bool(item) for item in reply)
+        hsetex, hpexpire, waitaof = (bool(item) for item in reply)
         if not hpexpire:
-            return cls(ExpiryTier.DEADLINES)
-        return cls(ExpiryTier.HSETEX if hsetex else ExpiryTier.HPEXPIRE)
+            return cls(ExpiryTier.DEADLINES, waitaof)
+        return cls(ExpiryTier.HSETEX if hsetex else ExpiryTier.HPEXPIRE, waitaof)

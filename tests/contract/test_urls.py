@@ -122,6 +122,56 @@ def test_urls_that_cannot_work(url, says):
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis://example.org",
+        "redis://192.0.2.1:6379/0",
+        "redis://[2001:db8::1]:6379",
+        "redis+cluster://localhost:1,example.org:2",
+        "redis+sentinel://127.0.0.1:1,192.0.2.1:2/main/0",
+    ],
+)
+def test_another_host_without_tls_must_be_allowed(url, monkeypatch):
+    with pytest.raises(errors.ConfigError, match="allow_insecure"):
+        Memory(url)
+    with Memory(url, allow_insecure=True):
+        pass
+    with Memory(url.replace("redis", "rediss", 1)):
+        pass
+    monkeypatch.setenv("REDISMEM_ALLOW_INSECURE", "true")
+    with Memory(url):
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.10", "[::1]", ""])
+@pytest.mark.parametrize("scheme", ["redis://{}", "redis+cluster://{}:7000", "redis+sentinel://{}:26379/main"])
+def test_this_machine_needs_no_tls(scheme, host):
+    if host or scheme.startswith("redis://"):
+        with Memory(scheme.format(host)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis+cluster://localhost:1/2", "no database but 0"),
+        ("redis+cluster://:sesame@localhost:port", "malformed server URL"),
+        ("redis+cluster://:s3cr/et@localhost:1", "malformed server URL"),
+        ("redis+cluster://:sesame@localhost:1,", "malformed server URL"),
+        ("redis+cluster://:sesame@localhost:1?bogus=1", "bogus"),
+        ("redis+sentinel://:sesame@localhost:1", "name the service"),
+        ("redis+sentinel://:sesame@localhost:1/main/0?decode_responses=true", "decode_responses cannot be set"),
+        ("redis+sentinel://ann:s3cr/et@localhost:1/main", "malformed server URL"),
+    ],
+)
+def test_urls_of_many_servers_that_cannot_work(url, says):
+    with pytest.raises(errors.ConfigError, match=says) as caught:
+        Memory(url)
+    assert "sesame" not in str(caught.value)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "settings", [{"session_ttl": 0}, {"max_fields": "many"}, {"no_such_setting": 1}, {"prefix": "a b"}]
 )
 def test_settings_that_cannot_work(settings):

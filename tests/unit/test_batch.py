@@ -4,7 +4,7 @@ import asyncio
 import gc
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -29,7 +29,7 @@ class ScriptedLink(Link):
 
     async def exchange(self, commands: Sequence[Command], *, fresh: bool) -> list[Reply]:
         if tuple(commands) == (Features.QUESTION,):
-            return [[[b"hsetex"], [b"hpexpire"]]]
+            return [[[b"hsetex"], [b"hpexpire"], None]]
         self.exchanges.append(list(commands))
         self.fresh.append(fresh)
         if len(self.exchanges) == self._fails_at:
@@ -38,6 +38,9 @@ class ScriptedLink(Link):
 
     async def aclose(self) -> None:
         raise AssertionError("a batch leaves the link beneath open")
+
+    def exclusive(self, key: str) -> NoReturn:
+        raise AssertionError("nothing in a batch needs a connection of its own")
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

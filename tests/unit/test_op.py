@@ -83,6 +83,7 @@ def test_a_bound_signature_leaves_self_out():
             "key",
             "default",
             "user_id",
+            "fresh",
         ]
     ttl = AsyncMemory("memory://").sessions.ttl
     assert list(inspect.signature(ttl).parameters) == ["session_id", "namespace", "key", "user_id"]
