@@ -9,6 +9,7 @@ Where more than one may be the fastest, all of them run, and the one that is cou
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import redis
@@ -70,6 +71,31 @@ async def glide(url: str) -> AsyncGenerator[dict[str, HGet]]:
     finally:
         for client in clients.values():
             await client.close()
+
+
+@contextmanager
+def redis_py_cached(url: str) -> Generator[Any]:
+    """redis-py's client-side cache. It takes Redis 7.4 and newer only; it is told that Valkey will do."""
+    from redis.cache import CacheConfig
+    from redis.connection import CacheProxyConnection
+
+    taken = patch.multiple(CacheProxyConnection, DEFAULT_SERVER_NAME="valkey", MIN_ALLOWED_VERSION="0.0.0")
+    with taken, redis.Redis.from_url(url, protocol=3, cache_config=CacheConfig()) as client:
+        yield client
+
+
+@asynccontextmanager
+async def cashews(url: str) -> AsyncGenerator[Any]:
+    """cashews with its client-side cache."""
+    from cashews import Cache
+
+    cache = Cache()
+    cache.setup(url, client_side=True, protocol=2)  # with RESP3, redis-py's default, it hears of no change
+    await cache.init()
+    try:
+        yield cache
+    finally:
+        await cache.close()
 
 
 def _address(url: str) -> tuple[str, int]:

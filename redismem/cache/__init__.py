@@ -1,0 +1,1 @@
+"""Reads served from this process' memory, and how they stay true."""
