@@ -1,16 +1,18 @@
 """What an operator asks of a server first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from redismem.errors import LinkError
 from redismem.link.features import ExpiryTier
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A server's state in one look. What the server would not tell is None."""
+    """A server's state in one look; of a cluster's primaries, sums and the worst. What was not told is None."""
 
     ok: bool
     error: str | None = None
@@ -31,6 +33,8 @@ class Health:
     """Seconds since the epoch."""
     rdb_last_save_ok: bool | None = None
     connected_clients: int | None = None
+    shards: int = 1
+    """Primaries that answered for this."""
 
     QUESTIONS: ClassVar[tuple[tuple[str, ...], ...]] = (("PING",), ("INFO",))
 
@@ -62,6 +66,30 @@ class Health:
             connected_clients=_number(said, "connected_clients"),
         )
 
+    @classmethod
+    def together(cls, shards: "Sequence[Health]") -> "Health":
+        """Several servers that hold a memory together; one that is down is what counts."""
+        first = next((shard for shard in shards if not shard.ok), shards[0])
+        if len(shards) == 1 or not first.ok:
+            return first
+        limits = _all(shard.max_memory_bytes for shard in shards)
+        return cls(
+            ok=True,
+            latency_ms=max(shard.latency_ms or 0.0 for shard in shards),
+            server=_each(shard.server for shard in shards),
+            tier=first.tier,
+            role=_each(shard.role for shard in shards),
+            used_memory_bytes=_sum(shard.used_memory_bytes for shard in shards),
+            max_memory_bytes=0 if limits is not None and 0 in limits else _sum(limits or (None,)),
+            eviction_policy=_each(shard.eviction_policy for shard in shards),
+            aof_enabled=_every(shard.aof_enabled for shard in shards),
+            aof_last_write_ok=_every(shard.aof_last_write_ok for shard in shards),
+            rdb_last_save_at=min(saves) if (saves := _all(shard.rdb_last_save_at for shard in shards)) else None,
+            rdb_last_save_ok=_every(shard.rdb_last_save_ok for shard in shards),
+            connected_clients=_sum(shard.connected_clients for shard in shards),
+            shards=len(shards),
+        )
+
 
 def parse_info(reply: bytes) -> dict[str, str]:
     """The reply to INFO, by name."""
@@ -73,6 +101,28 @@ def _server(said: dict[str, str]) -> str | None:
     if "valkey_version" in said:
         return f"valkey {said['valkey_version']}"
     return f"redis {said['redis_version']}" if "redis_version" in said else None
+
+
+def _all(values: Iterable[T | None]) -> list[T] | None:
+    """The values, if none of them is unknown."""
+    known = list(values)
+    return None if None in known else cast(list[T], known)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = _all(values)
+    return None if known is None else sum(known)
+
+
+def _every(values: Iterable[bool | None]) -> bool | None:
+    known = _all(values)
+    return None if known is None else all(known)
+
+
+def _each(values: Iterable[str | None]) -> str | None:
+    """What all say, or what each kind of them says."""
+    known = _all(values)
+    return None if known is None else ", ".join(sorted(set(known)))
 
 
 def _number(said: dict[str, str], name: str) -> int | None:

@@ -56,6 +56,38 @@ class Keys:
         """
         return self._session(session_id, "ttl", namespace)
 
+    def sessions_prefix(self) -> str:
+        """What the names of all keys of all sessions begin with: `redismem:session:`."""
+        return f"{self.prefix}:session:"
+
+    def session_hash(self, key: str) -> str:
+        """Whose values change with this key: a namespace's deadlines belong to its hash, any other key to itself."""
+        return key.replace("}:ttl:", "}:ns:", 1)
+
+    def session_operations(self, session_id: str) -> str:
+        """The hash of operations lately applied to a session, so that none is applied twice: `...:{abc}:ops`."""
+        return self._session(session_id, "ops")
+
+    def lock(self, user_id: str, name: str) -> str:
+        """The hash of those who hold a lock: `redismem:user:{42}:lock:default`."""
+        return self._user(user_id, "lock", name)
+
+    def lock_queue(self, user_id: str, name: str) -> str:
+        """The sorted set of those who wait for a lock, by arrival: `redismem:user:{42}:queue:default`."""
+        return self._user(user_id, "queue", name)
+
+    def lock_waiting(self, user_id: str, name: str) -> str:
+        """The hash of what those who wait have said of themselves: `redismem:user:{42}:waiting:default`."""
+        return self._user(user_id, "waiting", name)
+
+    def lock_fence(self, user_id: str, name: str) -> str:
+        """The greatest fencing token of a lock; it outlives the lock: `redismem:user:{42}:fence:default`."""
+        return self._user(user_id, "fence", name)
+
+    def lock_wake(self, user_id: str, name: str, owner: str) -> str:
+        """The list by which one waiter is woken: `redismem:user:{42}:wake:default:<owner>`."""
+        return self._user(user_id, "wake", name, owner)
+
     def session_meta_pattern(self) -> str:
         """What `SCAN MATCH` takes to find the `session_meta` of every session."""
         return f"{escape_glob(self.prefix)}:session:{{*}}:meta"
@@ -70,6 +102,10 @@ class Keys:
         except (InvalidKey, UnicodeDecodeError, AttributeError):
             pass
         raise InvalidKey(f"{_shown(meta_key)} is no session's meta key under the prefix {self.prefix!r}")
+
+    def _user(self, user_id: str, part: str, *names: str) -> str:
+        segments = [part, *(encode_segment(name, "name") for name in names)]
+        return f"{self.prefix}:user:{{{encode_segment(user_id, 'user_id')}}}:{':'.join(segments)}"
 
     def _session(self, session_id: str, part: str, *names: str) -> str:
         try:

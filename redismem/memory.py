@@ -5,20 +5,32 @@ number of threads and by forked children; an `AsyncMemory` by any number of task
 """
 
 import time
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from redismem.batch import AsyncBatch, Batch
+from redismem.cache.reads import L1Stats
 from redismem.config import Settings
+from redismem.coordination.lock import AsyncLock, Lock, task_locks, thread_locks
+from redismem.coordination.transaction import AsyncTransaction, Transaction
 from redismem.errors import LinkError
 from redismem.health import Health
-from redismem.link.asyncio import AsyncLink
-from redismem.link.base import Link, Patience, Stats
-from redismem.link.blocking import BlockingLink
-from redismem.link.endpoint import endpoint_of
+from redismem.link.base import Link, Patience
+from redismem.link.base import Stats as LinkStats
+from redismem.link.cluster import async_link, blocking_link
+from redismem.link.endpoint import Endpoint, endpoint_of
 from redismem.op import Asyncio, Blocking, op, run
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
 from redismem.stores.store import Shared
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(LinkStats):
+    """What a memory has done since it was made."""
+
+    l1: L1Stats | None = None
+    """None: `Settings.coherence` is off."""
 
 
 class MemoryOperations:
@@ -27,7 +39,7 @@ class MemoryOperations:
     def __init__(self, settings: Settings, link: Link) -> None:
         self.settings = settings
         self._link = link
-        self._shared = Shared.of(settings, link)
+        self._shared = Shared.of(settings, link, awaited=isinstance(self, Asyncio))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -39,17 +51,16 @@ class MemoryOperations:
 
     @op
     async def health(self) -> Health:
-        """What an operator asks first: one round trip. A server that does not answer is an answer too."""
-        began = time.perf_counter()
+        """What an operator asks first: one round trip to each primary. None that answers is an answer too."""
         try:
-            replies = await self._link.pipeline(Health.QUESTIONS)
+            return Health.together([await _health_of(shard) for shard in await self._link.shards()])
         except LinkError as error:
             return Health.down(error)
-        return Health.of(replies, time.perf_counter() - began, (await self._link.features()).tier)
 
     def stats(self) -> Stats:
-        """What this memory's link has done so far; no round trip."""
-        return self._link.traffic.stats()
+        """What this memory has done so far; no round trip."""
+        l1 = self._shared.l1
+        return Stats(**asdict(self._link.traffic.stats()), l1=None if l1 is None else l1.stats())
 
 
 class Memory(MemoryOperations, Blocking):
@@ -63,7 +74,8 @@ class Memory(MemoryOperations, Blocking):
 
     def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
         chosen = Settings.of(url, **settings)
-        super().__init__(chosen, BlockingLink(endpoint_of(chosen.url, linger=chosen.embedded_linger), patience(chosen)))
+        super().__init__(chosen, blocking_link(endpoint(chosen), patience(chosen)))
+        self._locks = thread_locks(self._link, self._shared.keys)
         self.sessions = SessionStore(self._shared)
         """Short-lived state: `redismem.stores.sessions`."""
 
@@ -71,9 +83,35 @@ class Memory(MemoryOperations, Blocking):
         """Many operations in as few round trips as they need: `redismem.batch`."""
         return Batch(self._shared)
 
+    def lock(
+        self,
+        user_id: str,
+        name: str = "default",
+        lease: float = 30.0,
+        wait: float | None = None,
+        *,
+        shared: bool = False,
+        reentrant: bool = False,
+    ) -> Lock:
+        """The lock of a user, or of anything else that has an id: `redismem.coordination.lock`. Nothing is sent yet.
+
+        `name` tells several locks of one user apart. `lease` is for how many seconds a process that died keeps it;
+        `wait` for how many to wait, None for ever, 0 not at all. `shared` makes a reader of it: many of them, or one
+        writer. `reentrant` lets the thread or task that holds it take it again.
+        """
+        return Lock(self._locks, user_id, name, lease=lease, wait=wait, shared=shared, reentrant=reentrant)
+
+    def transaction(self, *partition_ids: str, attempts: int | None = None) -> Transaction:
+        """Reads and writes of one session as if nobody else were there: `redismem.coordination.transaction`.
+
+        Several ids may be given if they are the same one: others are `PartitionMismatch`, since their keys may be on
+        another server. `attempts` is how often `run` starts over, by default `Settings.update_attempts`.
+        """
+        return Transaction(self._shared, partition_ids, attempts)
+
     def close(self) -> None:
         """Close every connection; a private embedded server ends. Calls from now on raise `LinkClosed`."""
-        run(self._link.aclose())
+        run(self._shared.aclose())
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +125,8 @@ class AsyncMemory(MemoryOperations, Asyncio):
 
     def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
         chosen = Settings.of(url, **settings)
-        super().__init__(chosen, AsyncLink(endpoint_of(chosen.url, linger=chosen.embedded_linger), patience(chosen)))
+        super().__init__(chosen, async_link(endpoint(chosen), patience(chosen)))
+        self._locks = task_locks(self._link, self._shared.keys)
         self.sessions = AsyncSessionStore(self._shared)
         """Short-lived state: `redismem.stores.sessions`."""
 
@@ -95,9 +134,26 @@ class AsyncMemory(MemoryOperations, Asyncio):
         """Many operations in as few round trips as they need: `redismem.batch`."""
         return AsyncBatch(self._shared)
 
+    def lock(
+        self,
+        user_id: str,
+        name: str = "default",
+        lease: float = 30.0,
+        wait: float | None = None,
+        *,
+        shared: bool = False,
+        reentrant: bool = False,
+    ) -> AsyncLock:
+        """See `Memory.lock`."""
+        return AsyncLock(self._locks, user_id, name, lease=lease, wait=wait, shared=shared, reentrant=reentrant)
+
+    def transaction(self, *partition_ids: str, attempts: int | None = None) -> AsyncTransaction:
+        """See `Memory.transaction`."""
+        return AsyncTransaction(self._shared, partition_ids, attempts)
+
     async def aclose(self) -> None:
         """Close the connections of every loop; a private embedded server ends. Later calls raise `LinkClosed`."""
-        await self._link.aclose()
+        await self._shared.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,9 +162,20 @@ class AsyncMemory(MemoryOperations, Asyncio):
         await self.aclose()
 
 
+async def _health_of(link: Link) -> Health:
+    began = time.perf_counter()
+    replies = await link.pipeline(Health.QUESTIONS)
+    return Health.of(replies, time.perf_counter() - began, (await link.features()).tier)
+
+
 def create_store(url: str | Settings | None = None, **settings: Any) -> SessionStore:
     """The session store of a memory, alone; close it with its own `close`. Parameters as `Memory`."""
     return Memory(url, **settings).sessions
+
+
+def endpoint(settings: Settings) -> Endpoint:
+    """Where the server is, by the settings. Raises `ConfigError`."""
+    return endpoint_of(settings.url, linger=settings.embedded_linger, allow_insecure=settings.allow_insecure)
 
 
 def patience(settings: Settings) -> Patience:

@@ -1,12 +1,13 @@
 -- Save fields of one namespace, all with one TTL.
 -- KEYS, ARGV: lib/write.lua; then ttl, 0 none, -1 each field keeps its own; then field, value, ...
--- Replies {"OK", {began, meta's life, {namespaces left behind ...}}}, {"OWNER"}, {"NAMESPACES"} or {"FIELDS"}.
+-- Replies {"OK", {began, meta's life, {namespaces left behind ...}}}, {"OWNER"}, {"STALE"}, {"NAMESPACES"} or
+-- {"FIELDS"}.
 --@include write
 
 local ttl = tonumber(ARGV[first])
 local keep = ttl < 0
 local lives, adding = {}, 0
-if keep or tonumber(ARGV[7]) > 0 then
+if keep or tonumber(ARGV[12]) > 0 then
   for i = first + 1, #ARGV, 2 do
     lives[ARGV[i]] = fields_ttl(ns, dl, now, ARGV[i])
     if not lives[ARGV[i]] then adding = adding + 1 end

@@ -13,18 +13,21 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from redismem.codec import Codec
 from redismem.config import Settings
-from redismem.errors import Conflict, LimitExceeded, OwnerMismatch, WrongType
+from redismem.coordination.fence import Fenced, fence_of
+from redismem.durability import Durability
+from redismem.errors import Conflict, LimitExceeded, OwnerMismatch, StaleFence, WrongType
 from redismem.keys import encode_segment
 from redismem.keys import field as key_bytes
 from redismem.op import run, settle
-from redismem.stores.sessions import MISSING, SCHEMA, SessionInfo, Values
+from redismem.stores.sessions import MISSING, SCHEMA, Copy, SessionInfo, Values
 from redismem.ttl import FOREVER_MS, KEEP_MS, TTL, milliseconds
 
 _INT64: Final = range(-(2**63), 2**63)
@@ -45,6 +48,7 @@ class _Session:
     until: float = -math.inf
     ends_as_a_whole: bool = False
     namespaces: dict[str, dict[str, _Value]] = field(default_factory=dict[str, dict[str, _Value]])
+    fences: dict[str, int] = field(default_factory=dict[str, int])
 
 
 class InMemorySessionStore:
@@ -61,10 +65,19 @@ class InMemorySessionStore:
     # --- values -----------------------------------------------------------------------------------------------------
 
     def save(
-        self, session_id: str, namespace: str, key: str, value: Any, ttl: TTL = None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        value: Any,
+        ttl: TTL = None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> None:
         """See `SessionStore.save`."""
-        self.save_many(session_id, namespace, {_key(key): value}, ttl, user_id=user_id)
+        self.save_many(session_id, namespace, {_key(key): value}, ttl, user_id=user_id, fence=fence)
 
     def save_many(
         self,
@@ -74,33 +87,57 @@ class InMemorySessionStore:
         ttl: TTL = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> None:
         """See `SessionStore.save_many`."""
         place, life = _place(session_id, namespace, user_id), milliseconds(ttl)
         new = {_key(key): self._codec.encode(value) for key, value in mapping.items()}
-        with self._lock:
+        with self._writing(session_id, fence):
             if new:
                 self._put(*place, new, life)
 
     def load(
-        self, session_id: str, namespace: str, key: str, default: Any = None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        default: Any = None,
+        *,
+        user_id: str | None = None,
+        fresh: bool = False,
     ) -> Any:
-        """See `SessionStore.load`."""
+        """See `SessionStore.load`; `fresh` has no meaning here."""
         return self.load_many(session_id, namespace, [key], user_id=user_id).get(_key(key), default)
 
-    def load_many(self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None) -> Values:
-        """See `SessionStore.load_many`."""
+    def load_many(
+        self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None, fresh: bool = False
+    ) -> Values:
+        """See `SessionStore.load_many`; `fresh` has no meaning here."""
         wanted = set(map(_key, keys))
         return self._read(session_id, namespace, wanted.__contains__, user_id)
 
-    def get_all(self, session_id: str, namespace: str, *, user_id: str | None = None) -> Values:
-        """See `SessionStore.get_all`."""
+    def get_all(self, session_id: str, namespace: str, *, user_id: str | None = None, fresh: bool = False) -> Values:
+        """See `SessionStore.get_all`; `fresh` has no meaning here."""
         return self._read(session_id, namespace, lambda _: True, user_id)
 
-    def delete(self, session_id: str, namespace: str, key: str, *, user_id: str | None = None) -> bool:
+    def last_known(self, session_id: str, namespace: str, key: str) -> Copy | None:
+        """See `SessionStore.last_known`: there is nothing older than what `load` gives."""
+        return None
+
+    def delete(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
+    ) -> bool:
         """See `SessionStore.delete`."""
         place, name = _place(session_id, namespace, user_id), _key(key)
-        with self._lock:
+        with self._writing(session_id, fence):
             found = self._held(*place).pop(name, None)
             if session := self._living(session_id):
                 self._note_activity(session)
@@ -117,10 +154,12 @@ class InMemorySessionStore:
         ttl: float | None = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> int:
         """See `SessionStore.increment`."""
         place, name, life = _place(session_id, namespace, user_id), _key(key), milliseconds(ttl)
-        with self._lock:
+        with self._writing(session_id, fence):
             held = self._held(*place).get(name)
             number = 0 if held is None else self._codec.decode(held.data)
             if type(number) is not int:
@@ -140,11 +179,13 @@ class InMemorySessionStore:
         ttl: TTL = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> bool:
         """See `SessionStore.compare_and_set`."""
         place, name, life = _place(session_id, namespace, user_id), _key(key), milliseconds(ttl)
         data, wanted = self._codec.encode(value), None if expected is MISSING else self._canonical(expected)
-        with self._lock:
+        with self._writing(session_id, fence):
             held = self._held(*place).get(name)
             if held is None:
                 matches = expected is None or expected is MISSING
@@ -164,16 +205,18 @@ class InMemorySessionStore:
         ttl: TTL = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> Any:
         """See `SessionStore.update`."""
         place, name, life = _place(session_id, namespace, user_id), _key(key), milliseconds(ttl)
         for _ in range(self._settings.update_attempts):
-            with self._lock:
+            with self._writing(session_id, fence):
                 held = self._held(*place).get(name)
             before = copy.deepcopy(default) if held is None else self._codec.decode(held.data)
             value = run(settle(fn(before)))
             data = self._codec.encode(value)
-            with self._lock:
+            with self._writing(session_id, fence):
                 now_held = self._held(*place).get(name)
                 if (now_held and now_held.data) == (held and held.data):
                     self._put(*place, {name: data}, life)
@@ -192,11 +235,19 @@ class InMemorySessionStore:
             return self._left(min(held.until, session.until) if session.ends_as_a_whole else held.until)
 
     def expire(
-        self, session_id: str, namespace: str, key: str, ttl: float | None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        ttl: float | None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> bool:
         """See `SessionStore.expire`."""
         place, name, life = _place(session_id, namespace, user_id), _key(key), milliseconds(ttl)
-        with self._lock:
+        with self._writing(session_id, fence):
             held = self._held(*place).get(name)
             if held is not None:
                 self._put(*place, {name: held.data}, life)
@@ -204,20 +255,35 @@ class InMemorySessionStore:
 
     # --- whole sessions ---------------------------------------------------------------------------------------------
 
-    def touch(self, session_id: str, ttl: float | None, *, user_id: str | None = None) -> bool:
+    def touch(
+        self,
+        session_id: str,
+        ttl: float | None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
+    ) -> bool:
         """See `SessionStore.touch`."""
         name, owner, life = _name(session_id, "session_id"), _owner(user_id), milliseconds(ttl)
-        with self._lock:
+        with self._writing(session_id, fence):
             session = self._living(name, owner)
             if session is not None:
                 session.last_active = self._clock()
                 session.until, session.ends_as_a_whole = self._end(life), life != FOREVER_MS
             return session is not None
 
-    def end(self, session_id: str, *, user_id: str | None = None) -> int:
+    def end(
+        self,
+        session_id: str,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
+    ) -> int:
         """See `SessionStore.end`."""
         name, owner = _name(session_id, "session_id"), _owner(user_id)
-        with self._lock:
+        with self._writing(session_id, fence):
             session = self._living(name, owner)
             self._sessions.pop(name, None)
             return sum(map(len, session.namespaces.values())) if session else 0
@@ -262,6 +328,18 @@ class InMemorySessionStore:
         self.close()
 
     # --- inside; the lock is held by those who touch sessions -------------------------------------------------------
+
+    @contextmanager
+    def _writing(self, session_id: str, fenced: Fenced | None) -> Generator[None]:
+        """The lock, for a write under a fence. Raises `StaleFence`."""
+        fence = fence_of(fenced)
+        with self._lock:
+            session = self._living(session_id)
+            if fence and session and session.fences.get(fence.name, 0) > fence.token:
+                raise StaleFence(f"session {session_id!r}: the lock was granted to another since; nothing was changed")
+            yield
+            if fence and (session := self._living(session_id)):
+                session.fences[fence.name] = fence.token
 
     def _read(self, session_id: str, namespace: str, is_wanted: Callable[[str], bool], user_id: str | None) -> Values:
         place, values = _place(session_id, namespace, user_id), Values()

@@ -17,24 +17,45 @@ Common parameters
     ``ttl``: seconds until the key expires; None: never; `KEEP_TTL`: as before the write. Else `InvalidTTL`.
     ``user_id``: whose session it must be. The first writer to give one owns the session; afterwards another one is
     refused with `OwnerMismatch`. None: not asked.
+    ``fence``: the lock that a write is made under; after the lock was granted to another it is refused: `StaleFence`.
+    ``durable``: what a write waits for, instead of `Settings.durable`; not confirmed in time is `NotDurable`.
     A stored value that cannot be read is a `DecodeError` that names its place. Any call may raise `LinkError`.
 """
 
 import copy
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from functools import cached_property, lru_cache, partial, wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast
 
-from redismem.errors import Conflict, DecodeError, InvalidKey, InvalidTTL, LimitExceeded, OwnerMismatch, RedisMemError
+from redismem.cache.kept import Kept
+from redismem.cache.l1 import L1
+from redismem.cache.reads import Fetched, Item, Reads
+from redismem.coordination.fence import Fence, Fenced, fence_of
+from redismem.durability import NOWHERE, Durability, Receipt
+from redismem.errors import (
+    Conflict,
+    DecodeError,
+    InvalidKey,
+    InvalidTTL,
+    LimitExceeded,
+    LinkError,
+    OwnerMismatch,
+    RedisMemError,
+    StaleFence,
+)
 from redismem.keys import encode_segment, field
 from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
-from redismem.op import Asyncio, Batched, Blocking, Handle, op, run, settle, stream
-from redismem.scripts import script
+from redismem.op import UNKNOWN, Asyncio, Batched, Blocking, Handle, op, run, settle, stream
+from redismem.operations import IDEMPOTENT, Operation
+from redismem.scripts import Script, script
 from redismem.stores.recent import Leave
 from redismem.stores.store import Shared, Store
 from redismem.ttl import FOREVER_MS, KEEP_MS, KEEP_TTL, TTL, milliseconds
@@ -42,12 +63,18 @@ from redismem.ttl import FOREVER_MS, KEEP_MS, KEEP_TTL, TTL, milliseconds
 if TYPE_CHECKING:
     from redismem.batch import BatchLink
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 SCHEMA: Final = 1
 """Version of the layout that docs/keys.md describes."""
 
 _LONGEST_RESOLUTION_MS: Final = 1000
 _REGISTERED: Final = "ns:"
+_MOST_NAMES: Final = 16_384
 _MOST_JOINED: Final = 1000
+_FOREVER: Final = -1
+"""What PTTL and HPTTL say of what has no end. They say less of what does not exist."""
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -76,11 +103,72 @@ class SessionInfo:
 
 
 class Values(dict[str, Any]):
-    """The readable values of a namespace. `unreadable` reports the others: key -> `DecodeError`."""
+    """The readable values of a namespace. `unreadable` reports the others: key -> `DecodeError`.
+
+    `stale_for` is None, or for how many seconds these values may have been out of date: copies from this process'
+    memory that are served on purpose, by `Settings.l1_fail_safe` or `Settings.l1_stale_while_revalidate`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.unreadable: dict[str, DecodeError] = {}
+        self.stale_for: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A value from this process' memory, as the server said it `age` seconds ago."""
+
+    value: Any
+    """None if there was no such key."""
+    age: float
+    stale: bool
+    """Whether it may have changed longer ago than the bound of `Settings.coherence`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """On which conditions a session may be written to."""
+
+    user_id: str | None
+    """Whose it must be; None: anybody's."""
+    fence: Fence | None
+    """The lock that the write is made under, if any: nobody else may have been granted it since."""
+
+    def arguments(self, operation: Operation) -> tuple[Argument, ...]:
+        """What ``lua/lib/guard.lua`` takes."""
+        fence = ("", 0) if self.fence is None else (self.fence.name, self.fence.token)
+        return _owner(self.user_id), *operation, *fence
+
+
+NOBODY: Final = Guard(None, None)
+"""No conditions."""
+
+
+def _guard(user_id: str | None, fence: Fenced | None) -> Guard:
+    """The conditions of a write. Raises `LockError` for what is no fence, or a lock that is not held."""
+    if user_id is None and fence is None:
+        return NOBODY
+    return Guard(user_id, fence_of(fence))
+
+
+def _dropping(write: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Decorates a write: at its end, whatever that is, L1 drops the namespace; the session if none is named."""
+    names = list(signature(write).parameters)
+    place = slice(names.index("session_id"), names.index("session_id") + 1 + ("namespace" in names))
+
+    @wraps(write)
+    async def dropping(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await write(*args, **kwargs)
+        finally:
+            cast(Any, args[0])._drop(*args[place])
+
+    @wraps(write)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        return (write if cast(Any, args[0])._shared.l1 is None else dropping)(*args, **kwargs)
+
+    return call
 
 
 class SessionOperations(Store):
@@ -90,13 +178,29 @@ class SessionOperations(Store):
 
     @op
     async def save(
-        self, session_id: str, namespace: str, key: str, value: Any, ttl: TTL = None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        value: Any,
+        ttl: TTL = None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> None:
         """Store one value, replacing value and TTL of an existing key.
 
         Raises `EncodeError` for a value without an exact stored form, `LimitExceeded`, `OwnerMismatch`.
         """
-        await self._save(session_id, namespace, [field(key), self._codec.encode(value)], milliseconds(ttl), user_id)
+        await self._save(
+            session_id,
+            namespace,
+            [field(key), self._codec.encode(value)],
+            milliseconds(ttl),
+            _guard(user_id, fence),
+            durable,
+        )
 
     @op
     async def save_many(
@@ -107,40 +211,96 @@ class SessionOperations(Store):
         ttl: TTL = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> None:
         """Store several values at once, all or none, each with the same TTL. Raises as `save`."""
         pairs = [data for key, value in mapping.items() for data in (field(key), self._codec.encode(value))]
-        await self._save(session_id, namespace, pairs, milliseconds(ttl), user_id)
+        await self._save(session_id, namespace, pairs, milliseconds(ttl), _guard(user_id, fence), durable)
 
-    @op
+    def _kept(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        default: Any = None,
+        *,
+        user_id: str | None = None,
+        fresh: bool = False,
+    ) -> Any:
+        """What L1 says to `load`, if it may be asked."""
+        shortcut = self._shortcut
+        if shortcut is None or user_id is not None or fresh:
+            return UNKNOWN
+        try:
+            kept = shortcut.get(self._name(session_id, namespace), field(key))
+            return default if kept is None else kept if kept is UNKNOWN else kept.again()
+        except DecodeError as error:
+            raise self._unreadable(error, session_id, namespace, key) from None
+        except TypeError:  # a name that cannot be hashed
+            return UNKNOWN
+
+    @op.after(_kept)
     async def load(
-        self, session_id: str, namespace: str, key: str, default: Any = None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        default: Any = None,
+        *,
+        user_id: str | None = None,
+        fresh: bool = False,
     ) -> Any:
         """The value of one key, `default` where there is none."""
-        data = (await self._read(session_id, namespace, (field(key),), user_id))[0]
-        return default if data is None else self._decoded(data, session_id, namespace, key)
+        found, _ = await self._look(session_id, namespace, (field(key),), user_id, fresh, asked=self._knows_all)
+        return default if found[0] is None else self._decoded(found[0], session_id, namespace, key)
 
     @op
     async def load_many(
-        self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None
+        self, session_id: str, namespace: str, keys: Iterable[str], *, user_id: str | None = None, fresh: bool = False
     ) -> Values:
         """The values of several keys; those that do not exist are left out, those that cannot be read are reported."""
         self._keys.session_namespace(session_id, namespace)  # refuses what are no names, even where no key is asked for
         fields = tuple(dict.fromkeys(map(field, keys)))
-        found = await self._read(session_id, namespace, fields, user_id) if fields else ()
-        return self._values(session_id, namespace, zip(fields, found, strict=True))
+        found, stale_for = await self._look(session_id, namespace, fields, user_id, fresh) if fields else ((), None)
+        return self._values(session_id, namespace, zip(fields, found, strict=True), stale_for)
 
     @op
-    async def get_all(self, session_id: str, namespace: str, *, user_id: str | None = None) -> Values:
+    async def get_all(
+        self, session_id: str, namespace: str, *, user_id: str | None = None, fresh: bool = False
+    ) -> Values:
         """Every value of a namespace; those that cannot be read are reported and hide nothing else."""
-        flat = await self._read(session_id, namespace, (), user_id)
-        return self._values(session_id, namespace, zip(flat[::2], flat[1::2], strict=True))
+        found, stale_for = await self._look(session_id, namespace, (), user_id, fresh)
+        return self._values(session_id, namespace, found.items(), stale_for)
+
+    def last_known(self, session_id: str, namespace: str, key: str) -> Copy | None:
+        """The last copy of a value in this process' memory, however old; no round trip, and nothing to await.
+
+        None: this process has no copy, or `Settings.coherence` is off. Copies that are not served any more are only
+        there with `Settings.l1_fail_safe`.
+        """
+        name, place = self._keys.session_namespace(session_id, namespace), field(key)
+        last = self._l1.last(name, place) if self._l1 is not None else None
+        if last is None:
+            return None
+        kept, age, is_stale = last
+        return Copy(None if kept is None else self._decoded(kept, session_id, namespace, key), age, is_stale)
 
     @op
-    async def delete(self, session_id: str, namespace: str, key: str, *, user_id: str | None = None) -> bool:
+    async def delete(
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
+    ) -> bool:
         """Forget one key. True if there was one."""
-        reply = await self._write("delete", session_id, namespace, (field(key),), user_id, retry=False)
-        return bool(reply[1])
+        guard = _guard(user_id, fence)
+        reply = await self._write("delete", session_id, namespace, (field(key),), guard, durable, once=True)
+        return bool(int(reply[1]))
 
     # --- atomic read-modify-write -----------------------------------------------------------------------------------
 
@@ -154,6 +314,8 @@ class SessionOperations(Store):
         ttl: float | None = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> int:
         """Add to an integer and return the sum; a missing key counts as 0.
 
@@ -163,8 +325,9 @@ class SessionOperations(Store):
         if type(by) is not int or by not in _INT64:
             raise LimitExceeded(f"increment by {by!r}: give a 64-bit int")
         arguments = (_lasting(ttl), field(key), by)
-        reply = await self._write("increment", session_id, namespace, arguments, user_id, retry=False)
-        return int(reply[2])
+        guard = _guard(user_id, fence)
+        reply = await self._write("increment", session_id, namespace, arguments, guard, durable, once=True)
+        return int(reply[-1])
 
     @op
     async def compare_and_set(
@@ -177,6 +340,8 @@ class SessionOperations(Store):
         ttl: TTL = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> bool:
         """Store `value` if the key now holds `expected`; whether it did.
 
@@ -185,12 +350,13 @@ class SessionOperations(Store):
         """
         data, absent = self._codec.encode(value), expected is None or expected is MISSING
         wanted = [] if expected is MISSING else [self._codec.encode(expected)]
-        written, current = await self._swap(session_id, namespace, key, absent, wanted, data, ttl, user_id)
+        guard = _guard(user_id, fence)
+        written, current = await self._swap(session_id, namespace, key, absent, wanted, data, ttl, guard, durable)
         if written or current is None or expected is MISSING:
             return written
         if self._form(self._decoded(current, session_id, namespace, key)) != self._form(expected):
             return False
-        return (await self._swap(session_id, namespace, key, False, [current], data, ttl, user_id))[0]
+        return (await self._swap(session_id, namespace, key, False, [current], data, ttl, guard, durable))[0]
 
     @op
     async def update(
@@ -203,6 +369,8 @@ class SessionOperations(Store):
         ttl: TTL = None,
         *,
         user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> Any:
         """Replace a value by `fn(value)` if nobody changed it meanwhile, else start over; returns what was stored.
 
@@ -210,12 +378,15 @@ class SessionOperations(Store):
         `AsyncMemory` it may be a coroutine function. Between attempts the call waits for a short, random time.
         Raises `Conflict` after `Settings.update_attempts` attempts.
         """
+        guard = _guard(user_id, fence)
         current = (await self._read(session_id, namespace, (field(key),), user_id))[0]
         for attempt in range(self._settings.update_attempts):
             before = copy.deepcopy(default) if current is None else self._decoded(current, session_id, namespace, key)
             value = await settle(fn(before))
             data, wanted = self._codec.encode(value), [] if current is None else [current]
-            written, current = await self._swap(session_id, namespace, key, current is None, wanted, data, ttl, user_id)
+            written, current = await self._swap(
+                session_id, namespace, key, current is None, wanted, data, ttl, guard, durable
+            )
             if written:
                 return value
             await self._link.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 9)))
@@ -246,27 +417,51 @@ class SessionOperations(Store):
 
     @op
     async def expire(
-        self, session_id: str, namespace: str, key: str, ttl: float | None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        ttl: float | None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> bool:
         """Give one key another TTL, None: none. True if there was such a key."""
         arguments = (_lasting(ttl), field(key))
-        reply = await self._write("expire", session_id, namespace, arguments, user_id)
+        reply = await self._write("expire", session_id, namespace, arguments, _guard(user_id, fence), durable)
         return bool(reply[0] == b"OK")
 
     # --- whole sessions ---------------------------------------------------------------------------------------------
 
     @op
-    async def touch(self, session_id: str, ttl: float | None, *, user_id: str | None = None) -> bool:
+    async def touch(
+        self,
+        session_id: str,
+        ttl: float | None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
+    ) -> bool:
         """Let the whole session expire after `ttl` seconds, None: not as a whole. True if there is such a session.
 
         Later writes do not move that end, unless `Settings.session_ttl` is set: then they move it to that.
         """
-        return await self._touch(session_id, _lasting(ttl), user_id)
+        return await self._touch(session_id, _lasting(ttl), _guard(user_id, fence), durable)
 
     @op
-    async def end(self, session_id: str, *, user_id: str | None = None) -> int:
+    async def end(
+        self,
+        session_id: str,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
+    ) -> int:
         """Forget the whole session; how many values it held."""
-        reply = await self._whole("end", session_id, (_owner(user_id),))
+        guard = _guard(user_id, fence)
+        reply = await self._whole("end", session_id, (), guard, durable, once=True)
         self._shared.recent.forget(session_id)
         return int(reply[1])
 
@@ -304,18 +499,82 @@ class SessionOperations(Store):
         As SCAN promises: a session that is there from first to last is met; one that comes or goes may be, and one
         may be met twice while the server's table of keys grows or shrinks.
         """
-        cursor: int | str = 0
         pattern = self._keys.session_meta_pattern()
-        while True:
-            reply = await self._link.execute("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "hash")
-            for name in dict.fromkeys(reply[1]):
-                with suppress(InvalidKey):  # not a key of ours: no id is written like that
-                    yield self._keys.session_id_of(name)
-            cursor = reply[0].decode()
-            if cursor == "0":
-                return
+        for shard in await self._link.shards():
+            cursor: str | None = None
+            while cursor != "0":
+                asked = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", batch_size, "TYPE", "hash")
+                reply = await shard.execute(*asked)
+                cursor = reply[0].decode()
+                for name in dict.fromkeys(reply[1]):
+                    with suppress(InvalidKey):  # not a key of ours: no id is written like that
+                        yield self._keys.session_id_of(name)
 
     # --- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _must_refresh(self) -> bool:
+        """Whether reads count as activity."""
+        return self._settings.refresh_on_read and self._settings.session_ttl is not None
+
+    @cached_property
+    def _name(self) -> Callable[[str, str], str]:
+        """`Keys.session_namespace`, remembered: building the name would be a third of the cost of a hit."""
+        return lru_cache(maxsize=_MOST_NAMES, typed=True)(self._keys.session_namespace)
+
+    @cached_property
+    def _knows_all(self) -> bool:
+        """Whether what the shortcut does not know is not at hand at all."""
+        return self._shortcut is not None and self._settings.l1_stale_while_revalidate is None
+
+    @cached_property
+    def _shortcut(self) -> L1[Kept] | None:
+        """What may answer without further ado."""
+        return None if self._l1 is None or self._must_refresh else self._l1.l1
+
+    async def _look(
+        self,
+        session_id: str,
+        namespace: str,
+        fields: tuple[bytes, ...],
+        user_id: str | None,
+        fresh: bool,
+        *,
+        asked: bool = False,
+    ) -> tuple[Any, float | None]:
+        """These fields' items, of none given items by field, and how stale; from L1, if it was not `asked` before."""
+        l1 = self._l1
+        if l1 is not None and user_id is None:
+            name = self._keys.session_namespace(session_id, namespace)
+            fetch = partial(self._fetch, session_id, namespace, name, fields)
+            seen = None if asked or fresh else l1.at_hand(name, fields, fetch)
+            if seen is None and l1.keeps(name, fields):
+                seen = await l1.read(name, fields, fetch, fresh=fresh)
+            if seen is not None:
+                if self._must_refresh:
+                    await self._refresh(session_id)
+                return seen
+        elif l1 is not None:
+            l1.bypassed += 1
+        found = await self._read(session_id, namespace, fields, user_id)
+        return found if fields else _by_field(found), None
+
+    async def _fetch(self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...]) -> Fetched:
+        """The raw values of these fields, of none given of all by field, and for how long they live; one round trip."""
+        tier = (self._link.known or await self._link.features()).tier
+        if not fields or tier is ExpiryTier.DEADLINES:
+            keys = self._keys_of(session_id, (namespace,))
+            ends, found, lefts = await script("keep", tier)(self._link, keys, fields)
+            return found if fields else _by_field(found), None if lefts is None else _lives(ends, lefts)
+        lifetimes: tuple[Command, ...] = ("HPTTL", name, "FIELDS", len(fields), *fields), ("PTTL", name)
+        # asked before the value: a field that expires in between is then missing, and does not seem to live for ever
+        lefts, ends, value = await self._link.pipeline((*lifetimes, _reading(name, fields)))
+        if isinstance(value, LinkError):
+            raise value
+        found = [value] if len(fields) == 1 else value
+        if isinstance(lefts, LinkError) or isinstance(ends, LinkError):
+            return found, None
+        return found, _lives(ends, lefts or [_FOREVER] * len(fields))
 
     async def _read(
         self, session_id: str, namespace: str, fields: tuple[bytes, ...], user_id: str | None
@@ -331,7 +590,7 @@ class SessionOperations(Store):
         else:
             reply = await self._guarded(session_id, user_id, _reading(name, fields))
             found = [reply] if len(fields) == 1 else reply
-        if self._settings.refresh_on_read and self._settings.session_ttl is not None:
+        if self._must_refresh:
             await self._refresh(session_id)
         return found
 
@@ -350,22 +609,25 @@ class SessionOperations(Store):
             raise _owner_mismatch(session_id)
         return replies
 
-    def _values(self, session_id: str, namespace: str, found: Iterable[tuple[bytes | None, bytes | None]]) -> Values:
+    def _values(
+        self, session_id: str, namespace: str, found: Iterable[tuple[bytes, Item]], stale_for: float | None
+    ) -> Values:
         """The values that can be read; what cannot is reported under the key's name as far as that can be read."""
         values, decode = Values(), self._codec.decode
-        for raw, data in found:
-            if raw is None or data is None:
+        values.stale_for = stale_for
+        for raw, item in found:
+            if item is None:
                 continue
             try:
-                values[raw.decode()] = decode(data)
+                values[raw.decode()] = item.again() if isinstance(item, Kept) else decode(item)
             except (DecodeError, UnicodeDecodeError) as error:
                 key = raw.decode(errors="backslashreplace")
                 values.unreadable[key] = self._unreadable(error, session_id, namespace, key)
         return values
 
-    def _decoded(self, data: bytes, session_id: str, namespace: str, key: str) -> Any:
+    def _decoded(self, item: Kept | bytes, session_id: str, namespace: str, key: str) -> Any:
         try:
-            return self._codec.decode(data)
+            return item.again() if isinstance(item, Kept) else self._codec.decode(item)
         except DecodeError as error:
             raise self._unreadable(error, session_id, namespace, key) from None
 
@@ -385,29 +647,51 @@ class SessionOperations(Store):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
+    def _drop(self, session_id: str, *namespaces: str) -> None:
+        """L1 forgets these namespaces, of none given all that this process knows of."""
+        self._keys.session_meta(session_id)  # refuses what is no id, before it is looked up
+        for namespace in namespaces or self._shared.recent.namespaces(session_id):
+            cast(Reads, self._shared.l1).drop(self._keys.session_namespace(session_id, namespace))
+
     async def _save(
-        self, session_id: str, namespace: str, pairs: list[bytes], ttl_ms: int, user_id: str | None
+        self,
+        session_id: str,
+        namespace: str,
+        pairs: list[bytes],
+        ttl_ms: int,
+        guard: Guard,
+        durable: Durability | None,
     ) -> None:
         name = self._keys.session_namespace(session_id, namespace)
         if not pairs:
             return
         leave, limited = None, self._settings.max_fields is not None or self._settings.max_namespaces is not None
-        if user_id is None and not limited and ttl_ms != KEEP_MS:  # the others are for the script to check
+        if guard is NOBODY and not limited and ttl_ms != KEEP_MS:  # the others are for the script to check
             leave = self._shared.recent.leave(session_id, namespace, ttl_ms)
         if leave is None:
-            await self._write("save", session_id, namespace, (ttl_ms, *pairs), user_id)
-        elif not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave):
-            await self._write("adopt", session_id, namespace, (ttl_ms,), None)
+            await self._write("save", session_id, namespace, (ttl_ms, *pairs), guard, durable)
+        elif not await self._save_plainly(session_id, namespace, name, pairs, ttl_ms, leave, durable):
+            await self._write("adopt", session_id, namespace, (ttl_ms,), NOBODY, durable)
 
+    @_dropping
     async def _save_plainly(
-        self, session_id: str, namespace: str, name: str, pairs: list[bytes], ttl_ms: int, leave: Leave
+        self,
+        session_id: str,
+        namespace: str,
+        name: str,
+        pairs: list[bytes],
+        ttl_ms: int,
+        leave: Leave,
+        durable: Durability | None,
     ) -> bool:
         """Save in a transaction of plain commands; false if the session turns out to have changed meanwhile."""
         meta = self._keys.session_meta(session_id)
         head: Command = ("HMGET", meta, _REGISTERED + namespace, "created_at", "deadline")
         left: Command = ("PTTL", name if leave.ends else meta)
         tier = (self._link.known or await self._link.features()).tier
-        found, left_ms, *_ = await self._link.transaction((head, left, *_plain_save(tier, name, pairs, ttl_ms)))
+        receipt, commands = await self._receipt(durable), (head, left, *_plain_save(tier, name, pairs, ttl_ms))
+        found, left_ms, *_ = await self._link.transaction(commands, durable=receipt)
+        _check(receipt)
         if leave.holds(found, left_ms, ttl_ms):
             return True
         self._shared.recent.forget_leaves(session_id)
@@ -422,32 +706,34 @@ class SessionOperations(Store):
         wanted: list[bytes],
         data: bytes,
         ttl: TTL,
-        user_id: str | None,
+        guard: Guard,
+        durable: Durability | None,
     ) -> tuple[bool, bytes | None]:
         """Store bytes if the field is as expected; whether it was, and the bytes that it held if not."""
         arguments: tuple[Argument, ...] = (milliseconds(ttl), field(key), data, int(absent), *wanted)
-        reply = await self._write("compare_and_set", session_id, namespace, arguments, user_id, retry=False)
-        return (True, None) if reply[0] == b"OK" else (False, reply[1] if len(reply) > 1 else None)
+        reply = await self._write("compare_and_set", session_id, namespace, arguments, guard, durable, once=True)
+        return (True, None) if reply[0] in (b"OK", b"AGAIN") else (False, reply[1] if len(reply) > 1 else None)
 
+    @_dropping
     async def _write(
         self,
         verb: str,
         session_id: str,
         namespace: str,
         arguments: Sequence[Argument],
-        user_id: str | None,
+        guard: Guard,
+        durable: Durability | None,
         *,
-        retry: bool = True,
+        once: bool = False,
     ) -> Reply:
         """Run a script that writes to a namespace. Its refusals are raised, what it says of the session is noted."""
         recent, settings = self._shared.recent, self._settings
         names = [namespace]
         if settings.session_ttl is not None:
             names += [known for known in recent.namespaces(session_id) if known != namespace]
-        keys = self._keys_of(session_id, names)
+        keys = self._keys_of(session_id, names) + self._guard_keys(session_id, guard, once)
         header: tuple[Argument, ...] = (
             session_id,
-            _owner(user_id),
             SCHEMA,
             milliseconds(settings.session_ttl),
             self._resolution_ms,
@@ -457,18 +743,47 @@ class SessionOperations(Store):
             *(_REGISTERED + name for name in names),
         )
         sent, tier = recent.clock(), (await self._link.features()).tier
-        call, arguments = script(verb, tier), (*header, *arguments)
-        reply = await call(self._link, keys, arguments, retry=retry)
+        receipt = await self._receipt(durable)
+        call = partial(self._apply, script(verb, tier), keys, guard, (*header, *arguments), receipt, once)
+        reply = await call()
         if reply[0] == b"NAMESPACES" and len(await self._namespaces_of(session_id)) < (settings.max_namespaces or 0):
-            # looking at them made the server forget those that had nothing left
-            reply = await call(self._link, keys, arguments, retry=retry)
+            reply = await call()  # looking at them made the server forget those that had nothing left
         self._granted(reply, session_id, namespace)
         if verb == "delete":
             recent.forget_leaves(session_id)  # the namespace may be gone with its last key
+        if reply[0] == b"AGAIN":
+            await self._refresh_all(session_id)
+        elif verb == "delete":
             await self._refresh_others(session_id, reply[2])
         elif reply[0] == b"OK":
             await self._note(session_id, namespace, sent, tier, reply[1])
+        _check(receipt)
         return reply
+
+    async def _apply(
+        self,
+        call: Script,
+        keys: Sequence[Argument],
+        guard: Guard,
+        arguments: Sequence[Argument],
+        receipt: Receipt | None,
+        once: bool,
+    ) -> Reply:
+        """The reply of a script that writes. With `once`, it is applied once, however often the link has to send it."""
+        if not once:
+            return await call(self._link, keys, (*guard.arguments(IDEMPOTENT), *arguments), durable=receipt)
+        while True:
+            with self._shared.operations.one() as operation:
+                reply = await call(self._link, keys, (*guard.arguments(operation), *arguments), durable=receipt)
+            if reply != [b"AGAIN"]:  # refused, and nobody heard why
+                return reply
+
+    def _guard_keys(self, session_id: str, guard: Guard, once: bool) -> list[str]:
+        """The last keys of every script that writes: remembered operations, and the lock's counter if it is near."""
+        operations, fence = self._keys.session_operations(session_id), guard.fence
+        if fence is None:
+            return [operations] if once else []
+        return [operations, fence.name if self._link.colocated(operations, fence.name) else operations]
 
     async def _note(self, session_id: str, namespace: str, sent: float, tier: ExpiryTier, settled: list[Any]) -> None:
         """Keep what a write's script said of the session: when it ends, and which namespaces it has."""
@@ -484,13 +799,23 @@ class SessionOperations(Store):
         """A write refreshes the namespaces that this process knew of; see to those it did not."""
         if left_behind:
             self._shared.recent.learn_namespaces(session_id, map(_namespace, left_behind))
-            await self._touch(session_id, self._refresh_ms, None)
+            await self._touch(session_id, self._refresh_ms, NOBODY, NOWHERE)
+
+    async def _refresh_all(self, session_id: str) -> None:
+        """What a write said of the session is lost: perhaps there were namespaces that it did not refresh."""
+        if self._settings.session_ttl is not None:
+            await self._touch(session_id, self._refresh_ms, NOBODY, NOWHERE)
 
     def _granted(self, reply: Reply, session_id: str, namespace: str) -> Reply:
         """The reply of a script that was not refused."""
         match reply[0]:
             case b"OWNER":
                 raise _owner_mismatch(session_id)
+            case b"STALE":
+                raise StaleFence(
+                    f"session {session_id!r}: the lock that this write was made under has been granted to another "
+                    "since; nothing was changed; take the lock again and begin from what is stored now"
+                )
             case b"NAMESPACES":
                 raise LimitExceeded(
                     f"session {session_id!r} holds {self._settings.max_namespaces} namespaces, the limit: "
@@ -526,23 +851,36 @@ class SessionOperations(Store):
 
     async def _refresh(self, session_id: str) -> None:
         if self._shared.recent.refresh_is_due(session_id, self._resolution_ms / 1000):
-            await self._touch(session_id, self._refresh_ms, None)
+            await self._touch(session_id, self._refresh_ms, NOBODY, NOWHERE)
 
-    async def _touch(self, session_id: str, ttl_ms: int, user_id: str | None) -> bool:
-        reply = await self._whole("touch", session_id, (_owner(user_id), ttl_ms))
+    async def _touch(self, session_id: str, ttl_ms: int, guard: Guard, durable: Durability | None) -> bool:
+        reply = await self._whole("touch", session_id, (ttl_ms,), guard, durable)
         return bool(reply[0] == b"OK")
 
-    async def _whole(self, verb: str, session_id: str, arguments: tuple[Argument, ...]) -> Reply:
+    @_dropping
+    async def _whole(
+        self,
+        verb: str,
+        session_id: str,
+        arguments: tuple[Argument, ...],
+        guard: Guard,
+        durable: Durability | None,
+        *,
+        once: bool = False,
+    ) -> Reply:
         """Run a script on all namespaces of a session, asking again until none was left out."""
         self._keys.session_meta(session_id)  # refuses what is no id, before it is looked up
         self._shared.recent.forget_leaves(session_id)
         names = list(self._shared.recent.namespaces(session_id))
-        call = script(verb, (await self._link.features()).tier)
+        call, receipt = script(verb, (await self._link.features()).tier), await self._receipt(durable)
         while True:
             registered = tuple(_REGISTERED + name for name in names)
-            reply = await call(self._link, self._keys_of(session_id, names), (*arguments, *registered), retry=False)
+            keys = self._keys_of(session_id, names) + self._guard_keys(session_id, guard, once)
+            reply = await self._apply(call, keys, guard, (*arguments, *registered), receipt, once)
             if reply[0] != b"MORE":
-                return self._granted(reply, session_id, "")
+                self._granted(reply, session_id, "")
+                _check(receipt)
+                return reply
             names += map(_namespace, reply[1])
             self._shared.recent.learn_namespaces(session_id, names)
 
@@ -572,7 +910,7 @@ class SessionStore(SessionOperations, Blocking):
 
     def close(self) -> None:
         """Close the link; for a store that `create_store` made."""
-        run(self._link.aclose())
+        run(self._shared.aclose())
 
     def __enter__(self) -> Self:
         return self
@@ -589,7 +927,7 @@ class AsyncSessionStore(SessionOperations, Asyncio):
 class _Joined:
     """Neighbouring saves of a batch that leave as one."""
 
-    place: tuple[str, int, str | None]
+    place: tuple[str, int, Guard, Durability | None]
     pairs: list[bytes]
     handle: Handle[None]
 
@@ -610,18 +948,32 @@ class SessionBatch(SessionOperations, Batched):
 
     # Saves are so frequent in batches that a coroutine for each would be most of their cost.
     def save(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self, session_id: str, namespace: str, key: str, value: Any, ttl: TTL = None, *, user_id: str | None = None
+        self,
+        session_id: str,
+        namespace: str,
+        key: str,
+        value: Any,
+        ttl: TTL = None,
+        *,
+        user_id: str | None = None,
+        fence: Fenced | None = None,
+        durable: Durability | None = None,
     ) -> Handle[None]:
         """As `SessionOperations.save`; neighbours that go to one namespace with one TTL leave together."""
         try:
             pair = field(key), self._codec.encode(value)
-            place = self._keys.session_namespace(session_id, namespace), milliseconds(ttl), user_id
+            place = (
+                self._keys.session_namespace(session_id, namespace),
+                milliseconds(ttl),
+                _guard(user_id, fence),
+                durable,
+            )
         except RedisMemError as error:
             return Handle[None].rejected(error)
         joined = self._joined
         if joined is None or joined.place != place or not self._may_join(joined):
             pairs: list[bytes] = []
-            handle = self._link.enlist(self._save(session_id, namespace, pairs, place[1], user_id))
+            handle = self._link.enlist(self._save(session_id, namespace, pairs, *place[1:]))
             self._joined = joined = _Joined(place, pairs, handle)
         joined.pairs.extend(pair)
         return joined.handle
@@ -648,6 +1000,23 @@ def _plain_save(tier: ExpiryTier, name: str, pairs: Sequence[bytes], ttl_ms: int
     else:
         yield ("HSET", name, *pairs)
         yield ("HPEXPIRE", name, ttl_ms, "FIELDS", len(pairs) // 2, *pairs[::2])
+
+
+def _check(receipt: Receipt | None) -> None:
+    """Raises `NotDurable` if a write was asked to be confirmed and was not."""
+    if receipt is not None:
+        receipt.check()
+
+
+def _by_field(flat: Sequence[Any]) -> dict[bytes, bytes]:
+    """HGETALL's reply."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _lives(ends: int, lefts: Sequence[int]) -> list[float]:
+    """Seconds that fields live at least, from milliseconds as PTTL and HPTTL say them, of the key and of each field."""
+    most = ends / 1000 if ends >= 0 else math.inf
+    return [min(left / 1000, most) if left >= 0 else most for left in lefts]
 
 
 def _lasting(ttl: TTL) -> int:

@@ -3,10 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from redismem.cache.reads import Reads
 from redismem.codec import Codec
 from redismem.config import Settings
+from redismem.durability import Durability, Receipt
+from redismem.errors import ConfigError
 from redismem.keys import Keys
 from redismem.link.base import Link
+from redismem.operations import Operations
 from redismem.stores.recent import Recent
 
 
@@ -19,12 +23,23 @@ class Shared:
     keys: Keys
     codec: Codec
     recent: Recent
+    operations: Operations
+    l1: Reads | None = None
+    """What reads on `Reads.link` go through; None: reads go to the server. Writes tell it, whatever their link."""
 
     @classmethod
-    def of(cls, settings: Settings, link: Link) -> Self:
-        """The parts that these settings describe, on this link."""
+    def of(cls, settings: Settings, link: Link, *, awaited: bool = False) -> Self:
+        """The parts that these settings describe, on this link. `awaited`: for tasks, not for threads."""
         codec = Codec(settings.compress_threshold, settings.compression, settings.max_value_bytes)
-        return cls(settings, link, Keys(settings.prefix), codec, Recent())
+        keys = Keys(settings.prefix)
+        l1 = None if settings.coherence == "off" else Reads(settings, link, keys, codec, awaited=awaited)
+        return cls(settings, link, keys, codec, Recent(), Operations(settings.operation_memory), l1)
+
+    async def aclose(self) -> None:
+        """Close the link, and what listens for L1."""
+        if self.l1 is not None:
+            await self.l1.aclose()
+        await self.link.aclose()
 
     def on(self, link: Link) -> Self:
         """The same parts on another link."""
@@ -40,6 +55,16 @@ class Store:
         self._link = shared.link
         self._keys = shared.keys
         self._codec = shared.codec
+        self._l1 = shared.l1 if shared.l1 is not None and shared.l1.link is shared.link else None
+
+    async def _receipt(self, durable: Durability | None) -> Receipt | None:
+        """The receipt for a write, None where nothing is to be waited for. Raises `ConfigError`, `LinkError`."""
+        wish = self._settings.durable if durable is None else durable
+        if not wish:
+            return None
+        if wish.fsync and not (await self._link.features()).waitaof:
+            raise ConfigError(f"{self._link.endpoint.name}: fsync needs a server with WAITAOF; nothing was written")
+        return Receipt(wish)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._link.endpoint.name}>"

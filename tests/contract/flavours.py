@@ -102,7 +102,11 @@ class Place:
     fake: list[Any] = field(default_factory=list[Any])
 
     def open(self, url: str | None = None, **settings: Any) -> AsyncMemory:
-        """A new memory. All that one place opens work on the same data; but each oracle has its own."""
+        """A new memory. All that one place opens work on the same data; but each oracle has its own.
+
+        Operations are remembered for a moment only, so that what is left at the end can be waited for.
+        """
+        settings = {"operation_memory": 0.2, **settings}
         if self.server is None:
             return cast(AsyncMemory, OracleMemory(Settings.of("memory://", **settings)))
         if self.flavour == "async":
@@ -113,7 +117,7 @@ class Place:
         """A blocking store on the data of `memory`, as another process would have one."""
         if self.server is None:
             return cast(SessionStore, cast(Any, memory).sessions.blocking)
-        return self._joined(Memory(self.server.url, **settings)).sessions
+        return self._joined(Memory(self.server.url, **{"operation_memory": 0.2, **settings})).sessions
 
     def raw(self) -> redis.Redis:
         """The server as another client sees it; for fakeredis, after a memory was opened."""

@@ -202,7 +202,7 @@ async def test_end_leaves_nothing(place: Place, store: AsyncSessionStore) -> Non
     await store.delete("s", "namespace 3", "k")
     await store.increment("s", "n", "k", ttl=100)
     await store.end("s")
-    assert place.left_over() == []
+    await nothing_is_left(place)
 
 
 # --- touch ----------------------------------------------------------------------------------------------------------

@@ -55,8 +55,9 @@ local function fields_count(ns, dl, now, doubt)
   return call('HLEN', ns)
 end
 
+-- Whether any field lives, reaped or not.
 local function fields_any(ns, dl, now)
-  return call('HLEN', ns) > 0
+  return call('HLEN', ns) > call('ZCOUNT', dl, '-inf', now)
 end
 
 -- End the keys themselves at `deadline`, or with the last of their fields if every field has an end of its own.
@@ -78,3 +79,8 @@ local function fields_end_key(ns, dl, deadline)
 end
 
 local fields_written = fields_end_key
+
+-- The fields that have a TTL: {field, the millisecond at which it ends, ...}.
+local function fields_deadlines(ns, dl, now)
+  return call('ZRANGEBYSCORE', dl, '-inf', '+inf', 'WITHSCORES')
+end

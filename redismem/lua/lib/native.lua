@@ -54,3 +54,18 @@ end
 local function fields_written(ns, dl, deadline)
   if deadline then call('PEXPIREAT', ns, deadline) end
 end
+
+-- The fields that have a TTL: {field, the millisecond at which it ends, ...}.
+local function fields_deadlines(ns, dl, now)
+  local names, found = call('HKEYS', ns), {}
+  for from = 1, #names, 4000 do
+    local chunk = {unpack(names, from, math.min(from + 3999, #names))}
+    for i, left in ipairs(call('HPTTL', ns, 'FIELDS', #chunk, unpack(chunk))) do
+      if left >= 0 then
+        found[#found + 1] = chunk[i]
+        found[#found + 1] = now + left
+      end
+    end
+  end
+  return found
+end

@@ -1,8 +1,9 @@
--- What every script on a session knows: the server's time, the registered namespaces, how a whole session ends.
+-- What every script on a session knows: the server's time, and the registered namespaces.
 --
 -- KEYS[1]  meta: session_id, user_id, created_at, last_active, schema, deadline, one field `ns:<namespace>` each
 -- KEYS[2], KEYS[3] ...  the fields of a namespace and their deadlines (a sorted set, tier "deadlines" only), in pairs
--- Times are milliseconds. meta has a `deadline` while the session as a whole has an end: touch and session_ttl set it.
+-- Scripts that write have one or two keys more: lib/guard.lua. Times are milliseconds. meta has a `deadline` while the
+-- session as a whole has an end: touch and session_ttl set it.
 
 local call = redis.call
 local meta = KEYS[1]
@@ -27,16 +28,4 @@ local function undeclared(from, to)
     if not declared[name] then missing[#missing + 1] = name end
   end
   return missing
-end
-
--- End the session and every namespace passed at `deadline`, or never if it is nil or false.
-local function set_deadline(deadline)
-  if deadline then
-    call('HSET', meta, 'deadline', deadline)
-    call('PEXPIREAT', meta, deadline)
-  else
-    call('HDEL', meta, 'deadline')
-    call('PERSIST', meta)
-  end
-  for i = 2, #KEYS, 2 do fields_end_key(KEYS[i], KEYS[i + 1], deadline) end
 end

@@ -1,0 +1,1 @@
+"""What many workers agree on: locks, fences, transactions."""
