@@ -16,7 +16,7 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's own path begins with its directory
 
-from bench import report, server, speed
+from bench import locks, merges, report, server, speed
 from bench.report import Result
 from bench.setting import Bench
 from tests.servers import launch
@@ -34,6 +34,8 @@ CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "batch": speed.batch,
     "server-time": server.server_time,
     "memory": server.memory_usage,
+    "locks": locks.locks,
+    "merges": merges.merges,
 }
 
 

@@ -278,7 +278,7 @@ def test_a_replay_that_is_ended_leaves_neither_workers_nor_keys(
     assert (replay.returncode, out, err) == (status, b"", b"")
     all_gone(replay.children)
     with redis.Redis(port=valkey.port) as client:
-        assert client.dbsize() == 0
+        wait_until(lambda: client.dbsize() == 0)
 
 
 def test_workers_do_not_outlive_their_parent(replay: Running) -> None:

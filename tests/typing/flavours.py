@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, assert_type
 
-from redismem import AsyncMemory, Handle, Memory, SessionInfo, SessionStore, Values, create_store
+from redismem import AsyncMemory, Handle, Memory, SessionInfo, SessionStore, Stats, Values, create_store
 from redismem.health import Health
-from redismem.link.base import Stats
 
 
 def a_blocking_call_is_a_value(memory: Memory) -> None:

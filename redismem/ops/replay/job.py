@@ -90,7 +90,8 @@ class Replay:
         keep: bool = False,
     ) -> None:
         self.prefix = prefix or f"{site.prefix}:replay-{secrets.token_hex(4)}"
-        self.memory = Memory(site.url("redismem-replay"), prefix=self.prefix)
+        # it ends the sessions, and what the server then still remembers of their operations should go soon
+        self.memory = Memory(site.url("redismem-replay"), prefix=self.prefix, operation_memory=0.5)
         self._recordings = recordings
         self._plan = plan
         self._keep = keep

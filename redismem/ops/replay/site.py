@@ -7,9 +7,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from redismem.config import Settings
 from redismem.errors import ConfigError, Timeout
-from redismem.link.blocking import BlockingLink
-from redismem.link.endpoint import endpoint_of
-from redismem.memory import patience
+from redismem.link.cluster import blocking_link
+from redismem.memory import endpoint, patience
 from redismem.op import run
 
 _PATIENCE: Final = 10.0
@@ -24,15 +23,15 @@ class Site:
 
     def __init__(self, url: str | None = None) -> None:
         settings = Settings.of(url)
-        endpoint = endpoint_of(settings.url, linger=settings.embedded_linger)
+        place = endpoint(settings)
         if settings.url.startswith("memory:"):
             raise ConfigError(
                 "memory:// lives inside one process, and workers are several: use embedded:// or a server"
             )
-        self.name = endpoint.name
+        self.name = place.name
         self.prefix = settings.prefix
-        self._link = BlockingLink(endpoint, patience(settings))
-        self._url = f"unix://{quote(endpoint.server.socket_path)}" if endpoint.server else settings.url
+        self._link = blocking_link(place, patience(settings))
+        self._url = f"unix://{quote(place.server.socket_path)}" if place.server else settings.url
 
     def __enter__(self) -> Self:
         """Starts an embedded server, so that workers find it. Raises `LinkError` if the server does not answer."""
@@ -58,7 +57,8 @@ class Site:
         Raises `Timeout` after ten seconds.
         """
         deadline = time.monotonic() + _PATIENCE
-        while f" name={client_name} ".encode() in run(self._link.execute("CLIENT", "LIST")):
+        name = f" name={client_name} ".encode()
+        while any(name in run(shard.execute("CLIENT", "LIST")) for shard in run(self._link.shards())):
             if time.monotonic() > deadline:
                 raise Timeout(f"{self.name}: the connections of the dead worker {client_name} do not end")
             time.sleep(_PAUSE)
