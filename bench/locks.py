@@ -106,4 +106,5 @@ def _work(url: str, name: str, rounds: int, all_ready: Barrier, results: Connect
                 began = time.monotonic()
                 time.sleep(HOLD)
                 turns.append((asked, began, time.monotonic()))
+        all_ready.wait(_PATIENCE)  # the end of a process takes the time of those that still wait
         results.send(turns[1:])  # the first round connected, and brought the scripts

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
+from warnings import catch_warnings
 
 import redis
 import redis.asyncio
@@ -95,7 +96,8 @@ async def cashews(url: str) -> AsyncGenerator[Any]:
     try:
         yield cache
     finally:
-        await cache.close()
+        with catch_warnings(action="ignore", category=DeprecationWarning):  # it calls an old name of redis-py's
+            await cache.close()
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from typing import Any
 from bench.measure import Spread
 
 COLUMNS = ("measure", "redismem", "against", "ratio", "quartiles", "required", "verdict")
-PACKAGES = ("redismem", "redis", "hiredis", "msgpack", "zstandard", "valkey-glide", "valkey-glide-sync")
+PACKAGES = ("redismem", "redis", "hiredis", "msgpack", "zstandard", "cashews", "valkey-glide", "valkey-glide-sync")
 
 HOW_TO_READ = """\
 Every row compares two ways to do one thing on one server, in one process, and its ratio is what counts: it changes

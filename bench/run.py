@@ -16,7 +16,7 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's own path begins with its directory
 
-from bench import locks, merges, report, server, speed
+from bench import cache, locks, merges, report, server, speed
 from bench.report import Result
 from bench.setting import Bench
 from tests.servers import launch
@@ -36,6 +36,11 @@ CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "memory": server.memory_usage,
     "locks": locks.locks,
     "merges": merges.merges,
+    "l1-hit": cache.hit,
+    "l1-peers": cache.hit_peers,
+    "l1-miss": cache.miss,
+    "l1-receipt": cache.receipt,
+    "l1-drop": cache.drop,
 }
 
 

@@ -137,7 +137,8 @@ class L1(Generic[V]):
         self._small: deque[Entry[V]] = deque()
         self._main: deque[Entry[V]] = deque()
         self._ghosts: OrderedDict[tuple[str, What], None] = OrderedDict()
-        self._asked: OrderedDict[tuple[str, Sequence[bytes]], None] = OrderedDict()
+        self._asked: set[tuple[str, Sequence[bytes]]] = set()
+        self._asked_before: set[tuple[str, Sequence[bytes]]] = set()
         self.entries = self.bytes = self._small_entries = self._small_bytes = 0
         self._dead_entries = self._dead_bytes = 0
 
@@ -197,14 +198,13 @@ class L1(Generic[V]):
         ) * _FULL_SHARE < self._max_bytes * (_FULL_SHARE - 1):
             return True
         question = name, fields
-        with self._lock:
-            if self._asked.pop(question, UNKNOWN) is None:
-                return True
-            self.misses += 1
-            self._asked[question] = None
-            if len(self._asked) > self._max_entries:
-                self._asked.popitem(last=False)
-            return False
+        if question in self._asked or question in self._asked_before:
+            return True
+        self.misses += 1
+        self._asked.add(question)  # without a lock: two threads at worst forget a question
+        if 2 * len(self._asked) > self._max_entries:
+            self._asked_before, self._asked = self._asked, set()
+        return False
 
     def fill(self, name: str, fields: Sequence[bytes], life: float, *, join: bool = True) -> tuple[Fill, bool]:
         """The placeholder of a read of these fields, of none for all, and whether the caller is to do that read.

@@ -379,7 +379,8 @@ class SessionOperations(Store):
         Raises `Conflict` after `Settings.update_attempts` attempts.
         """
         guard = _guard(user_id, fence)
-        current = (await self._read(session_id, namespace, (field(key),), user_id))[0]
+        name = self._keys.session_namespace(session_id, namespace)
+        current = (await self._read(session_id, namespace, name, (field(key),), user_id))[0]
         for attempt in range(self._settings.update_attempts):
             before = copy.deepcopy(default) if current is None else self._decoded(current, session_id, namespace, key)
             value = await settle(fn(before))
@@ -543,9 +544,8 @@ class SessionOperations(Store):
         asked: bool = False,
     ) -> tuple[Any, float | None]:
         """These fields' items, of none given items by field, and how stale; from L1, if it was not `asked` before."""
-        l1 = self._l1
+        l1, name = self._l1, self._keys.session_namespace(session_id, namespace)
         if l1 is not None and user_id is None:
-            name = self._keys.session_namespace(session_id, namespace)
             fetch = partial(self._fetch, session_id, namespace, name, fields)
             seen = None if asked or fresh else l1.at_hand(name, fields, fetch)
             if seen is None and l1.keeps(name, fields):
@@ -556,7 +556,7 @@ class SessionOperations(Store):
                 return seen
         elif l1 is not None:
             l1.bypassed += 1
-        found = await self._read(session_id, namespace, fields, user_id)
+        found = await self._read(session_id, namespace, name, fields, user_id)
         return found if fields else _by_field(found), None
 
     async def _fetch(self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...]) -> Fetched:
@@ -577,10 +577,9 @@ class SessionOperations(Store):
         return found, _lives(ends, lefts or [_FOREVER] * len(fields))
 
     async def _read(
-        self, session_id: str, namespace: str, fields: tuple[bytes, ...], user_id: str | None
+        self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...], user_id: str | None
     ) -> Sequence[bytes | None]:
         """The raw values of these fields; of none given, field and value of all."""
-        name = self._keys.session_namespace(session_id, namespace)
         tier = (self._link.known or await self._link.features()).tier
         found: Sequence[bytes | None]
         if tier is ExpiryTier.DEADLINES:

@@ -13,7 +13,7 @@ from bench.report import Bound, Result
 from bench.setting import Bench
 from tests.servers import Server
 
-NEEDS = {"sync-glide": "glide_sync", "async-glide": "glide"}
+NEEDS = {"sync-glide": "glide_sync", "async-glide": "glide", "l1-peers": "cashews"}
 
 
 @pytest.mark.parametrize("name", run.CASES)
