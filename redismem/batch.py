@@ -23,10 +23,13 @@ from redismem.link.exclusive import Exclusive
 from redismem.link.features import Features
 from redismem.op import Handle, name_of, run
 from redismem.scripts import surely
+from redismem.stores.contexts import ContextBatch, UserContext
+from redismem.stores.record import RecordBatch
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.store import Shared
 
 R = TypeVar("R")
+M = TypeVar("M")
 
 
 @dataclass(slots=True)
@@ -181,8 +184,15 @@ class BatchOperations:
     def __init__(self, shared: Shared) -> None:
         self._link = BatchLink(shared.link)
         self._link.is_open = False
-        self.sessions = SessionBatch(shared.on(self._link))
+        self._shared = shared.on(self._link)
+        self.sessions = SessionBatch(self._shared)
         """Sessions; every call gives a `Handle`."""
+        self.contexts = ContextBatch(self._shared, UserContext)
+        """Contexts; every call gives a `Handle`."""
+
+    def records(self, name: str, model: type[M]) -> RecordBatch[M]:
+        """See `Memory.records`; every call gives a `Handle`."""
+        return RecordBatch(self._shared, name, model)
 
 
 class Batch(BatchOperations):

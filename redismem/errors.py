@@ -9,6 +9,7 @@
     ├── CodecError (ValueError)
     │   ├── EncodeError                   a value that has no exact stored form; ``path`` says where
     │   └── DecodeError                   stored bytes that are no value; ``key`` says which
+    ├── SchemaError (ValueError)          a model, or a value for it, that cannot be stored as declared
     ├── LimitExceeded                     a write that would pass a limit; nothing was changed
     ├── OwnerMismatch                     the session belongs to another user; nothing was changed
     ├── Conflict                          others kept changing the value; the last attempt was not written
@@ -71,6 +72,10 @@ class DecodeError(CodecError):
         super().__init__(f"{key}: {message}" if key else message)
         self.message = message
         self.key = key
+
+
+class SchemaError(RedisMemError, ValueError):
+    """A model that cannot be stored, or a value that its model does not allow. Nothing was sent."""
 
 
 class LimitExceeded(RedisMemError):

@@ -88,6 +88,29 @@ class Keys:
         """The list by which one waiter is woken: `redismem:user:{42}:wake:default:<owner>`."""
         return self._user(user_id, "wake", name, owner)
 
+    def user_operations(self, user_id: str) -> str:
+        """The hash of operations lately applied to a user's memories, so that none is applied twice: `...:{42}:ops`."""
+        return self._user(user_id, "ops")
+
+    def context(self, user_id: str) -> str:
+        """The hash of a user's context: `redismem:user:{42}:context`."""
+        return self._user(user_id, "context")
+
+    def record(self, user_id: str, name: str, record_id: str) -> str:
+        """The hash of one record: `redismem:user:{42}:record:trip:7`."""
+        return self._user(user_id, "record", name, record_id)
+
+    def records(self, user_id: str, name: str) -> str:
+        """The hash that lists a user's records of one name: `redismem:user:{42}:records:trip`."""
+        return self._user(user_id, "records", name)
+
+    def deadlines(self, key: str) -> str:
+        """The sorted set of the field deadlines of a user's hash: `redismem:user:{42}:ttl:context`.
+
+        Only servers whose fields cannot expire by themselves have it.
+        """
+        return key.replace("}:", "}:ttl:", 1)
+
     def session_meta_pattern(self) -> str:
         """What `SCAN MATCH` takes to find the `session_meta` of every session."""
         return f"{escape_glob(self.prefix)}:session:{{*}}:meta"

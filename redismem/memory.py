@@ -7,7 +7,7 @@ number of threads and by forked children; an `AsyncMemory` by any number of task
 import time
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from redismem.batch import AsyncBatch, Batch
 from redismem.cache.reads import L1Stats
@@ -21,8 +21,12 @@ from redismem.link.base import Stats as LinkStats
 from redismem.link.cluster import async_link, blocking_link
 from redismem.link.endpoint import Endpoint, endpoint_of
 from redismem.op import Asyncio, Blocking, op, run
+from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
+from redismem.stores.record import AsyncRecordStore, RecordStore
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
 from redismem.stores.store import Shared
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,15 @@ class Memory(MemoryOperations, Blocking):
         self._locks = thread_locks(self._link, self._shared.keys)
         self.sessions = SessionStore(self._shared)
         """Short-lived state: `redismem.stores.sessions`."""
+        self.contexts = ContextStore(self._shared, UserContext)
+        """What is known of users at a glance: `redismem.stores.contexts`."""
+
+    def records(self, name: str, model: type[M]) -> RecordStore[M]:
+        """The records of one name, which are instances of one model: `redismem.stores.record`.
+
+        Raises `SchemaError` for a model that cannot be stored.
+        """
+        return RecordStore(self._shared, name, model)
 
     def batch(self) -> Batch:
         """Many operations in as few round trips as they need: `redismem.batch`."""
@@ -129,6 +142,12 @@ class AsyncMemory(MemoryOperations, Asyncio):
         self._locks = task_locks(self._link, self._shared.keys)
         self.sessions = AsyncSessionStore(self._shared)
         """Short-lived state: `redismem.stores.sessions`."""
+        self.contexts = AsyncContextStore(self._shared, UserContext)
+        """What is known of users at a glance: `redismem.stores.contexts`."""
+
+    def records(self, name: str, model: type[M]) -> AsyncRecordStore[M]:
+        """See `Memory.records`."""
+        return AsyncRecordStore(self._shared, name, model)
 
     def batch(self) -> AsyncBatch:
         """Many operations in as few round trips as they need: `redismem.batch`."""

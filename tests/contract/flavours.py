@@ -60,13 +60,23 @@ class Awaited:
 
         return iterated if inspect.isgeneratorfunction(method) else awaited
 
+    def of(self, model: type) -> "Awaited":
+        """The same store of another model."""
+        return Awaited(self.blocking.of(model))
+
 
 class AwaitedMemory:
     """A `Memory` with the surface of an `AsyncMemory`."""
 
     def __init__(self, memory: Memory) -> None:
         self.blocking = memory
-        self.sessions = Awaited(memory.sessions)
+
+    def __getattr__(self, name: str) -> Awaited:
+        """One of its stores."""
+        return Awaited(getattr(self.blocking, name))
+
+    def records(self, name: str, model: type) -> Awaited:
+        return Awaited(self.blocking.records(name, model))
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[Batch]:

@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel
 
-from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore
+from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore, Sum, Union
 from tests.contract.flavours import Place, on_real_servers, results
 from tests.proxy import CountingProxy
 from tests.servers import REAL
@@ -116,6 +117,40 @@ async def test_a_call_is_one_round_trip(counted: Counted) -> None:
         "load of 5 MB": lambda: store.load("s", "n", "big"),
     }
     assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+
+
+class Note(BaseModel, frozen=True):
+    text: str
+    seen: Annotated[int, Sum] = 0
+    tags: Annotated[frozenset[str], Union] = frozenset()
+
+
+@on_real_servers
+async def test_records_and_contexts_take_one_round_trip(counted: Counted) -> None:
+    notes, contexts = counted.memory.records("note", Note), counted.memory.contexts
+    many = {str(number): Note(text="many", seen=1) for number in range(50)}
+    await notes.merge("warm", "a", Note(text="x"))
+    await notes.get("warm", "a")
+    await notes.delete("warm", "a")
+    calls: Calls = {
+        "update_context": lambda: contexts.update_context("42", "Hi", "Hello"),
+        "get_user_context": lambda: contexts.get_user_context("42"),
+        "get_user_context of nobody": lambda: contexts.get_user_context("43"),
+        "merge": lambda: notes.merge("42", "a", Note(text="x", seen=1, tags=frozenset("abc"))),
+        "merge with a version": lambda: notes.merge("42", "a", {"seen": 2}, if_version=1),
+        "merge_many": lambda: notes.merge_many("42", many),
+        "get": lambda: notes.get("42", "a"),
+        "get_many": lambda: notes.get_many("42", many),
+        "replace": lambda: notes.replace("42", "a", Note(text="y")),
+        "ids": lambda: notes.ids("42"),
+        "delete": lambda: notes.delete("42", *many),
+    }
+    assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+    two: Calls = {
+        "update": lambda: notes.update("42", "a", lambda note: note or Note(text="z")),
+        "get_all": lambda: notes.get_all("42"),
+    }
+    assert await counted.counts(two) == dict.fromkeys(two, 2)
 
 
 @on_real_servers

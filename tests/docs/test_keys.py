@@ -3,12 +3,13 @@
 import re
 import shlex
 from inspect import getattr_static
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import redis
+from pydantic import BaseModel
 
-from redismem import KEEP_TTL, MISSING, Memory, SessionStore
+from redismem import KEEP_TTL, MISSING, Expires, Max, Memory, SessionStore, Sum, Union
 from redismem.coordination.fence import Fence
 from redismem.op import Declared
 from redismem.stores.sessions import SessionOperations
@@ -21,6 +22,14 @@ TEXT = PAGE.read_text("utf-8")
 OPERATIONS = {name for name in dir(SessionOperations) if isinstance(getattr_static(SessionOperations, name), Declared)}
 
 real_servers = pytest.mark.parametrize("server", REAL, indirect=True)
+
+
+class Lead(BaseModel, frozen=True):
+    name: str
+    visits: Annotated[int, Sum] = 0
+    tags: Annotated[frozenset[str], Union] = frozenset()
+    best: Annotated[float, Max] = 0.0
+    task: Annotated[str | None, Expires(100)] = None
 
 
 class Called:
@@ -68,12 +77,11 @@ def everything(memory: Memory) -> None:
     assert s.names == OPERATIONS
 
 
-def table(heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading."""
+def table(heading: str, number: int = 0) -> list[list[str]]:
+    """The cells of a table below a heading."""
     _, _, below = TEXT.partition(f"\n## {heading}\n")
-    rows = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
-    assert rows, f"no table below {heading}"
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows[0].splitlines()[2:]]
+    rows = re.findall(r"(?:^\|.*\n)+", below, re.MULTILINE)[number]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows.splitlines()[2:]]
 
 
 def named(cell: str) -> "re.Pattern[str]":
@@ -96,6 +104,32 @@ def test_there_are_no_other_keys_and_fields(server: Server) -> None:
         present = raw.hkeys("redismem:session:{a}:meta")
         assert all(any(name.fullmatch(field) for name in fields) for field in present)
         assert all(any(name.fullmatch(field) for field in present) for name in fields), "all of them are there"
+
+
+def readable(server: Server) -> redis.Redis:
+    """Shows what is no text as redis-cli does."""
+    return redis.Redis(port=server.port, decode_responses=True, encoding_errors="backslashreplace")
+
+
+@real_servers
+def test_records_have_no_other_keys_and_fields(server: Server) -> None:
+    keys = {named(row[0]): (row[1], row[3]) for row in table("Records")}
+    fields = [named(row[0]) for row in table("Records", 1)]
+    with Memory(server.url) as memory, readable(server) as raw:
+        records = memory.records("lead", Lead)
+        records.merge("42", "a", Lead(name="Ann", visits=1, tags=frozenset({"t"}), best=1.0, task="t"))
+        records.merge("42", "b", {"name": "Bob", "visits": 1})
+        records.update("42", "b", lambda lead: lead or Lead(name="Bob"))
+        assert len(records.get_all("42")) == 2
+        assert records.delete("42", "b") == 1
+        memory.contexts.update_context("42", "Hi", "Hello", preferences={"language": "de"})
+        for key in raw.scan_iter():
+            kind, tiers = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"hash": "hash", "sorted set": "zset"}[kind]
+            assert tiers in ("all", f"tier `{memory.health().tier}`")
+        for key in ("redismem:user:{42}:context", "redismem:user:{42}:record:lead:a"):
+            assert all(any(name.fullmatch(field) for name in fields) for field in raw.hkeys(key))
+        assert raw.hkeys("redismem:user:{42}:records:lead") == ["a"]
 
 
 def test_the_acl_is_the_workers() -> None:

@@ -11,7 +11,7 @@
 -- sender may begin anew with another generation.
 
 local function once(ops, id, generation, memory, apply)
-  if id == '' then return apply() end
+  if id == '' then return (apply()) end
   local latest, at, text = string.match(call('HGET', ops, id) or '', '^(%d+) (%d+) ?(.*)$')
   if latest and tonumber(latest) >= tonumber(generation) then return {'AGAIN', text ~= '' and text or nil} end
 

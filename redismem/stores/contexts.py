@@ -1,0 +1,131 @@
+"""Contexts: what is known of a user at a glance, one frozen record each, that every worker may update.
+
+Contract
+    ``memory.contexts.get_user_context("42")`` gives a frozen copy that stays as it is; a later call gives what is true
+    then. ``update_context("42", message, response)`` notes one exchange: none is lost, however many workers note
+    theirs at once. Teams add attributes in a subclass of `UserContext` and say how they merge
+    (`redismem.stores.policy`); ``memory.contexts.of(MyContext)`` is the store of it.
+
+Round trips
+    One each, atomic. Errors are those of `redismem.stores.record`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+from pydantic.dataclasses import dataclass
+
+from redismem.durability import Durability
+from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.stores.policy import KeepFirst, Sum, Union
+from redismem.stores.record import Merged, Place, RecordStoreBase, Write
+from redismem.stores.store import Shared
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
+
+
+@dataclass(frozen=True)
+class UserContext:
+    """A user, as the last exchange left them."""
+
+    user_id: Annotated[str, KeepFirst]
+    conversations_count: Annotated[int, Sum] = 0
+    """How many exchanges there were."""
+    last_message: str | None = None
+    last_response: str | None = None
+    preferences: Annotated[dict[str, Any], Union] = field(default_factory=dict[str, Any])
+    """The latest value of each."""
+
+
+C = TypeVar("C", bound=UserContext)
+D = TypeVar("D", bound=UserContext)
+
+
+class ContextOperations(RecordStoreBase[C], Generic[C]):
+    """Every operation on contexts, written once."""
+
+    def __init__(self, shared: Shared, model: type[C]) -> None:
+        super().__init__(shared, model)
+        self.model = model
+
+    @op
+    async def get_user_context(self, user_id: str) -> C:
+        """The user's context as it is now; of somebody new, one that says nothing yet."""
+        found = (await self._read(user_id, [self._place(user_id)]))[0]
+        return self.model(user_id=user_id) if found is None else found.record
+
+    @op
+    async def update_context(
+        self,
+        /,
+        user_id: str,
+        message: str,
+        response: str,
+        *,
+        durable: Durability | None = None,
+        **attributes: Any,
+    ) -> Merged:
+        """Note an exchange, and merge `attributes` of the context by their policies."""
+        noted = {"conversations_count": 1, "last_message": message, "last_response": response}
+        return await self._merge(user_id, attributes | noted, durable)
+
+    @op
+    async def merge(self, user_id: str, attributes: Mapping[str, Any], *, durable: Durability | None = None) -> Merged:
+        """Merge attributes by their policies, without an exchange."""
+        return await self._merge(user_id, attributes, durable)
+
+    @op
+    async def update(self, user_id: str, fn: Callable[[C], Any], *, durable: Durability | None = None) -> C:
+        """Replace the context by `fn(context)`, if nobody changed it meanwhile, else start over.
+
+        `fn` may be called several times; for `AsyncMemory` it may be a coroutine function. Returns what was stored.
+        Raises `Conflict` after `Settings.update_attempts` attempts.
+        """
+        new = self.model(user_id=user_id)
+        return await self._update(user_id, self._place(user_id), lambda found: fn(found or new), durable)
+
+    @op
+    async def forget(self, user_id: str, *, durable: Durability | None = None) -> bool:
+        """Forget the user's context. True if there was one."""
+        return await self._delete(user_id, [self._place(user_id)], durable) > 0
+
+    def _place(self, user_id: str) -> Place:
+        key = self._keys.context(user_id)
+        return Place(key, key, "")
+
+    async def _merge(self, user_id: str, attributes: Mapping[str, Any], durable: Durability | None) -> Merged:
+        changes = self._shape.merging({"user_id": user_id, **attributes}, self._codec)
+        return (await self._write(user_id, [Write(self._place(user_id), changes)], durable))[0]
+
+
+class ContextStore(ContextOperations[C], Blocking):
+    """Contexts for threads: every operation of `ContextOperations` as a plain call."""
+
+    def of(self, model: type[D]) -> "ContextStore[D]":
+        """The same store for contexts of your own."""
+        return ContextStore(self._shared, model)
+
+
+class AsyncContextStore(ContextOperations[C], Asyncio):
+    """Contexts for tasks: every operation of `ContextOperations`, to be awaited."""
+
+    def of(self, model: type[D]) -> "AsyncContextStore[D]":
+        """The same store for contexts of your own."""
+        return AsyncContextStore(self._shared, model)
+
+
+class ContextBatch(ContextOperations[C], Batched):
+    """Contexts inside a batch: every operation of `ContextOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link
+
+    def of(self, model: type[D]) -> "ContextBatch[D]":
+        """The same store for contexts of your own."""
+        return ContextBatch(self._shared, model)

@@ -1,0 +1,347 @@
+"""Records: a model's instances, merged by the policies that the model declares (`redismem.stores.policy`).
+
+Contract
+    ``memory.records("trip", Trip)`` are the trips of all users. A record has one hash, with a field for each attribute,
+    so operators read it and workers merge it attribute by attribute: two that write different attributes never
+    disturb each other, and what becomes of one that both write is declared.
+    Every change counts one version. ``if_version=`` makes a write conditional on nothing having changed since it was
+    read (0: on the record not being there); `update` reads, applies a function and writes if nothing has, again and
+    again if need be.
+
+Round trips
+    One for each operation, whatever the number of records, except `get_all`, which first asks which there are, and
+    `update`, two for each attempt. Each script is atomic over all its records: all are merged, or none.
+    Sums are added once, even if a reply is lost and the call is repeated.
+
+Errors
+    `Conflict` when `if_version` does not hold, `SchemaError` for what the model does not allow, `DecodeError` for what
+    is stored and is no record of the model, `LimitExceeded` for sums beyond 64 bits, `InvalidKey`, `LinkError`. A write
+    that raises has changed nothing, except that after `Unavailable` and `Timeout` it may have been applied.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from redismem.durability import Durability
+from redismem.errors import Conflict, LimitExceeded, LinkError, WrongType
+from redismem.link.base import Argument, Reply
+from redismem.link.features import ExpiryTier
+from redismem.op import Asyncio, Batched, Blocking, op, settle
+from redismem.operations import IDEMPOTENT
+from redismem.scripts import script
+from redismem.stores.shape import Change, Snapshot, shape
+from redismem.stores.store import Shared, Store
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge has done to one record."""
+
+    version: int
+    """The version now."""
+    created: bool
+    """Whether there was no such record."""
+    changed: frozenset[str]
+    """The attributes that are others than before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is: its hash, and under which name which index lists it ("": none does)."""
+
+    key: str
+    index: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What is to be written to one record."""
+
+    place: Place
+    changes: Sequence[Change]
+    if_version: int | None = None
+    migrates: bool = False
+
+    def arguments(self) -> list[Argument]:
+        """As record_merge.lua takes it."""
+        version: Argument = "" if self.if_version is None else self.if_version
+        arguments: list[Argument] = [self.place.name, version, int(self.migrates), len(self.changes)]
+        for change in self.changes:
+            arguments += change
+        return arguments
+
+
+class RecordStoreBase(Store, Generic[M]):
+    """What all stores of records do: read and write the hashes at certain places."""
+
+    def __init__(self, shared: Shared, model: type[M]) -> None:
+        super().__init__(shared)
+        self._shape = shape(model)
+
+    async def _read(self, user_id: str, places: Sequence[Place]) -> list[Snapshot[M] | None]:
+        """The records, migrated; one round trip, and one more for each that had to be."""
+        tier = (await self._link.features()).tier
+        if not places:
+            return []
+        if tier is ExpiryTier.DEADLINES:
+            keys = list(chain.from_iterable((place.key, self._keys.deadlines(place.key)) for place in places))
+            hashes = await script("record_read", tier)(self._link, keys, ())
+        else:
+            hashes = await self._link.pipeline([("HGETALL", place.key) for place in places])
+        return [await self._snapshot(user_id, place, reply) for place, reply in zip(places, hashes, strict=True)]
+
+    async def _snapshot(self, user_id: str, place: Place, reply: Reply) -> Snapshot[M] | None:
+        if isinstance(reply, LinkError):
+            raise reply
+        fields = dict(zip(reply[::2], reply[1::2], strict=True))
+        found = self._shape.read(fields, self._codec, place.key)
+        if found is None or found.schema >= self._shape.version:
+            return found
+        write = Write(place, self._shape.replacing(found.record, self._codec), found.version, migrates=True)
+        try:
+            (merged,) = await self._write(user_id, [write])
+        except Conflict:  # another was faster, perhaps with the same migration
+            return (await self._read(user_id, [place]))[0]
+        return Snapshot(found.record, merged.version, self._shape.version, found.created_ms, found.updated_ms)
+
+    async def _write(self, user_id: str, writes: Sequence[Write], durable: Durability | None = None) -> list[Merged]:
+        """Merge all, or none; one round trip."""
+        if not writes:
+            return []
+        tier = (await self._link.features()).tier
+        keys = [self._keys.user_operations(user_id), writes[0].place.index]
+        for write in writes:
+            keys += write.place.key, self._keys.deadlines(write.place.key)
+        arguments = [self._shape.version, *chain.from_iterable(write.arguments() for write in writes)]
+        reply = await self._once("record_merge", tier, keys, arguments, durable, once=not _is_idempotent(writes))
+        return self._merged(reply, writes)
+
+    async def _delete(self, user_id: str, places: Sequence[Place], durable: Durability | None) -> int:
+        """Forget records; how many there were. One round trip."""
+        if not places:
+            return 0
+        keys = [self._keys.user_operations(user_id), places[0].index]
+        for place in places:
+            keys += place.key, self._keys.deadlines(place.key)
+        tier = (await self._link.features()).tier
+        names = [place.name for place in places]
+        return int((await self._once("record_delete", tier, keys, names, durable, once=True))[1])
+
+    async def _once(
+        self,
+        verb: str,
+        tier: ExpiryTier,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        durable: Durability | None,
+        *,
+        once: bool,
+    ) -> Reply:
+        """The reply of a script that writes, which takes effect once, however often it has to be sent."""
+        receipt = await self._receipt(durable)
+        call = script(verb, tier)
+        if not once:
+            reply = await call(self._link, keys, (*IDEMPOTENT, *arguments), durable=receipt)
+        else:
+            while True:
+                with self._shared.operations.one() as operation:
+                    reply = await call(self._link, keys, (*operation, *arguments), durable=receipt)
+                if reply != [b"AGAIN"]:  # refused, and nobody heard why
+                    break
+        if receipt is not None:
+            receipt.check()
+        return reply
+
+    def _merged(self, reply: Reply, writes: Sequence[Write]) -> list[Merged]:
+        match reply[0]:
+            case b"OK":
+                return [_merged(one) for one in reply[1:]]
+            case b"AGAIN":  # what exactly it changed went with the first reply
+                return [
+                    Merged(int(version), False, _attributes(change[1] for change in write.changes))
+                    for version, write in zip(reply[1].split(), writes, strict=True)
+                ]
+            case b"CONFLICT":
+                place = _place(writes, reply[1])
+                raise Conflict(f"{place}: its version is {int(reply[2])} by now; nothing was changed; read it again")
+            case b"OVERFLOW":
+                place = f"{_place(writes, reply[1])}[{reply[2].decode()}]"
+                raise LimitExceeded(f"{place}: the sum would not fit in 64 bits; nothing was changed")
+            case _:
+                raise WrongType(f"{_place(writes, reply[1])}[{reply[2].decode()}]: no integer; nothing was changed")
+
+    async def _update(self, user_id: str, place: Place, fn: Callable[[M | None], Any], durable: Durability | None) -> M:
+        """Replace a record by `fn` of it, if nobody changed it meanwhile, else start over."""
+        for attempt in range(self._settings.update_attempts):
+            if attempt:
+                await self._link.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 9)))
+            (found,) = await self._read(user_id, [place])
+            record: M = await settle(fn(None if found is None else found.record))
+            changes = self._shape.replacing(record, self._codec)
+            try:
+                await self._write(user_id, [Write(place, changes, 0 if found is None else found.version)], durable)
+            except Conflict:
+                continue
+            return record
+        raise Conflict(
+            f"{place.key}: others changed it at each of {self._settings.update_attempts} attempts; merge instead, "
+            "or raise update_attempts"
+        )
+
+
+class RecordOperations(RecordStoreBase[M]):
+    """Every operation on the records of one name, written once.
+
+    `RecordStore` and `AsyncRecordStore` are what callers use; `RecordBatch` is the same inside a batch.
+    """
+
+    def __init__(self, shared: Shared, name: str, model: type[M]) -> None:
+        super().__init__(shared, model)
+        self.name = name
+        self.model = model
+
+    def _place(self, user_id: str, record_id: str) -> Place:
+        return Place(
+            self._keys.record(user_id, self.name, record_id), self._keys.records(user_id, self.name), record_id
+        )
+
+    @op
+    async def get(self, user_id: str, record_id: str) -> M | None:
+        """The record, None if there is none."""
+        found = (await self._read(user_id, [self._place(user_id, record_id)]))[0]
+        return None if found is None else found.record
+
+    @op
+    async def snapshot(self, user_id: str, record_id: str) -> Snapshot[M] | None:
+        """The record with its version and times, None if there is none."""
+        return (await self._read(user_id, [self._place(user_id, record_id)]))[0]
+
+    @op
+    async def get_many(self, user_id: str, record_ids: Iterable[str]) -> dict[str, M]:
+        """Those of these records that there are."""
+        return await self._get_many(user_id, list(dict.fromkeys(record_ids)))
+
+    @op
+    async def get_all(self, user_id: str) -> dict[str, M]:
+        """Every record of the user, by id. Two round trips."""
+        return await self._get_many(user_id, await self._ids(user_id))
+
+    @op
+    async def ids(self, user_id: str) -> list[str]:
+        """The ids of the user's records."""
+        return sorted(
+            name.decode() for name in await self._link.execute("HKEYS", self._keys.records(user_id, self.name))
+        )
+
+    @op
+    async def merge(
+        self,
+        user_id: str,
+        record_id: str,
+        record: M | Mapping[str, Any],
+        *,
+        if_version: int | None = None,
+        durable: Durability | None = None,
+    ) -> Merged:
+        """Merge a record, or a mapping of some of its attributes, into the one that is stored.
+
+        Of a pydantic model the attributes that were set take part, of a dataclass all.
+        """
+        changes = self._shape.merging(record, self._codec)
+        return (await self._write(user_id, [Write(self._place(user_id, record_id), changes, if_version)], durable))[0]
+
+    @op
+    async def merge_many(
+        self, user_id: str, records: Mapping[str, M | Mapping[str, Any]], *, durable: Durability | None = None
+    ) -> dict[str, Merged]:
+        """Merge several records, by id, all or none, in one round trip."""
+        writes = [
+            Write(self._place(user_id, record_id), self._shape.merging(record, self._codec))
+            for record_id, record in records.items()
+        ]
+        return dict(zip(records, await self._write(user_id, writes, durable), strict=True))
+
+    @op
+    async def replace(
+        self,
+        user_id: str,
+        record_id: str,
+        record: M,
+        *,
+        if_version: int | None = None,
+        durable: Durability | None = None,
+    ) -> Merged:
+        """Make the stored record this one, whatever it was."""
+        changes = self._shape.replacing(record, self._codec)
+        return (await self._write(user_id, [Write(self._place(user_id, record_id), changes, if_version)], durable))[0]
+
+    @op
+    async def update(
+        self, user_id: str, record_id: str, fn: Callable[[M | None], Any], *, durable: Durability | None = None
+    ) -> M:
+        """Replace the record by `fn(record)`, if nobody changed it meanwhile, else start over; returns what was stored.
+
+        `fn` gets None where there is no record, and may be called several times; for `AsyncMemory` it may be a
+        coroutine function. Raises `Conflict` after `Settings.update_attempts` attempts.
+        """
+        return await self._update(user_id, self._place(user_id, record_id), fn, durable)
+
+    @op
+    async def delete(self, user_id: str, *record_ids: str, durable: Durability | None = None) -> int:
+        """Forget records; how many there were."""
+        return await self._delete(user_id, [self._place(user_id, record_id) for record_id in record_ids], durable)
+
+    async def _ids(self, user_id: str) -> list[str]:
+        listed = await self._link.execute("HKEYS", self._keys.records(user_id, self.name))
+        return [name.decode() for name in listed]
+
+    async def _get_many(self, user_id: str, record_ids: Sequence[str]) -> dict[str, M]:
+        found = await self._read(user_id, [self._place(user_id, record_id) for record_id in record_ids])
+        return {record_id: one.record for record_id, one in zip(record_ids, found, strict=True) if one is not None}
+
+
+class RecordStore(RecordOperations[M], Blocking):
+    """Records for threads: every operation of `RecordOperations` as a plain call."""
+
+
+class AsyncRecordStore(RecordOperations[M], Asyncio):
+    """Records for tasks: every operation of `RecordOperations`, to be awaited."""
+
+
+class RecordBatch(RecordOperations[M], Batched):
+    """Records inside a batch: every operation of `RecordOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link
+
+
+def _is_idempotent(writes: Sequence[Write]) -> bool:
+    """Whether applying these twice is applying them once."""
+    return all(write.if_version is None and all(change[0] != "add" for change in write.changes) for write in writes)
+
+
+def _merged(reply: Sequence[Any]) -> Merged:
+    version, created, *changed = reply
+    return Merged(int(version), created == b"1", _attributes(changed))
+
+
+def _attributes(fields: Iterable[bytes]) -> frozenset[str]:
+    """The attributes that these fields are of."""
+    return frozenset(field.partition(b":")[0].decode() for field in fields)
+
+
+def _place(writes: Sequence[Write], name: bytes) -> str:
+    return next((write.place.key for write in writes if write.place.name.encode() == name), name.decode())
