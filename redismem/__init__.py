@@ -8,6 +8,9 @@ from redismem.health import Health
 from redismem.memory import AsyncMemory, Memory, Stats, create_store
 from redismem.op import Handle
 from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
+from redismem.stores.crm import SimpleMemory
+from redismem.stores.entities import AsyncEntityStore, EntityStore, MergeReport
+from redismem.stores.identity import Id, NaturalKey
 from redismem.stores.in_memory import InMemorySessionStore
 from redismem.stores.policy import Expires, FillMissing, KeepFirst, Latest, Max, MaxBy, Min, Sum, Union
 from redismem.stores.record import AsyncRecordStore, Merged, RecordStore
@@ -21,16 +24,19 @@ __all__ = [
     "KEEP_TTL",
     "MISSING",
     "AsyncContextStore",
+    "AsyncEntityStore",
     "AsyncMemory",
     "AsyncRecordStore",
     "AsyncSessionStore",
     "ContextStore",
     "Copy",
     "Durability",
+    "EntityStore",
     "Expires",
     "FillMissing",
     "Handle",
     "Health",
+    "Id",
     "InMemorySessionStore",
     "KeepFirst",
     "L1Stats",
@@ -38,12 +44,15 @@ __all__ = [
     "Max",
     "MaxBy",
     "Memory",
+    "MergeReport",
     "Merged",
     "Min",
+    "NaturalKey",
     "RecordStore",
     "SessionInfo",
     "SessionStore",
     "Settings",
+    "SimpleMemory",
     "Snapshot",
     "Stats",
     "Sum",

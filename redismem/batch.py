@@ -24,6 +24,8 @@ from redismem.link.features import Features
 from redismem.op import Handle, name_of, run
 from redismem.scripts import surely
 from redismem.stores.contexts import ContextBatch, UserContext
+from redismem.stores.crm import SimpleMemory
+from redismem.stores.entities import EntityBatch
 from redismem.stores.record import RecordBatch
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.store import Shared
@@ -189,6 +191,8 @@ class BatchOperations:
         """Sessions; every call gives a `Handle`."""
         self.contexts = ContextBatch(self._shared, UserContext)
         """Contexts; every call gives a `Handle`."""
+        self.entities = EntityBatch(self._shared, SimpleMemory)
+        """Entities; every call gives a `Handle`."""
 
     def records(self, name: str, model: type[M]) -> RecordBatch[M]:
         """See `Memory.records`; every call gives a `Handle`."""

@@ -104,6 +104,18 @@ class Keys:
         """The hash that lists a user's records of one name: `redismem:user:{42}:records:trip`."""
         return self._user(user_id, "records", name)
 
+    def entities(self, user_id: str, kind: str) -> str:
+        """The hash of all entities of one kind that a user knows: `redismem:user:{42}:entities:contacts`."""
+        return self._user(user_id, "entities", kind)
+
+    def quarantine(self, user_id: str, kind: str) -> str:
+        """The hash of fields of entities that could not be read: `redismem:user:{42}:quarantine:contacts`."""
+        return self._user(user_id, "quarantine", kind)
+
+    def entity_users(self, kind: str, identity: str) -> str:
+        """The set of users who may know an entity: `redismem:entity:{contacts%3Aid%3D7}:users`."""
+        return f"{self.prefix}:entity:{{{encode_segment(f'{kind}:{identity}', 'identity')}}}:users"
+
     def deadlines(self, key: str) -> str:
         """The sorted set of the field deadlines of a user's hash: `redismem:user:{42}:ttl:context`.
 

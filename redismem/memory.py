@@ -22,6 +22,8 @@ from redismem.link.cluster import async_link, blocking_link
 from redismem.link.endpoint import Endpoint, endpoint_of
 from redismem.op import Asyncio, Blocking, op, run
 from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
+from redismem.stores.crm import SimpleMemory
+from redismem.stores.entities import AsyncEntityStore, EntityStore
 from redismem.stores.record import AsyncRecordStore, RecordStore
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
 from redismem.stores.store import Shared
@@ -84,6 +86,8 @@ class Memory(MemoryOperations, Blocking):
         """Short-lived state: `redismem.stores.sessions`."""
         self.contexts = ContextStore(self._shared, UserContext)
         """What is known of users at a glance: `redismem.stores.contexts`."""
+        self.entities = EntityStore(self._shared, SimpleMemory)
+        """What workers find out about people and things: `redismem.stores.entities`."""
 
     def records(self, name: str, model: type[M]) -> RecordStore[M]:
         """The records of one name, which are instances of one model: `redismem.stores.record`.
@@ -144,6 +148,8 @@ class AsyncMemory(MemoryOperations, Asyncio):
         """Short-lived state: `redismem.stores.sessions`."""
         self.contexts = AsyncContextStore(self._shared, UserContext)
         """What is known of users at a glance: `redismem.stores.contexts`."""
+        self.entities = AsyncEntityStore(self._shared, SimpleMemory)
+        """What workers find out about people and things: `redismem.stores.entities`."""
 
     def records(self, name: str, model: type[M]) -> AsyncRecordStore[M]:
         """See `Memory.records`."""

@@ -44,13 +44,19 @@ class Script:
         *,
         retry: bool = True,
         durable: Receipt | None = None,
+        ahead: Sequence[Command] = (),
     ) -> Reply:
-        """Run the script: one round trip, two when the server had forgotten it. Raises `LinkError`."""
+        """Run the script: one round trip, two when the server had forgotten it. Raises `LinkError`.
+
+        Commands that are to be sent `ahead` go in the same round trip; what they reply is nobody's business.
+        """
         command = self.command(keys, arguments)
         if durable is not None:  # with its source: a forgotten script would have the server wait twice
-            return await link.execute("EVAL", self.source, *command[2:], retry=retry, durable=durable)
+            command = ("EVAL", self.source, *command[2:])
         try:
-            return await link.execute(*command, retry=retry)
+            if not ahead:
+                return await link.execute(*command, retry=retry, durable=durable)
+            return only((await link.pipeline((*ahead, command), retry=retry, durable=durable))[-1:])[0]
         except NoScript:
             again = ("SCRIPT", "LOAD", self.source), ("EVAL", self.source, *command[2:])
             return only(await link.pipeline(again, retry=retry))[1]

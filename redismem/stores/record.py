@@ -30,10 +30,10 @@ from redismem.errors import Conflict, LimitExceeded, LinkError, WrongType
 from redismem.link.base import Argument, Reply
 from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Batched, Blocking, op, settle
-from redismem.operations import IDEMPOTENT
 from redismem.scripts import script
+from redismem.stores.effects import Effects
 from redismem.stores.shape import Change, Snapshot, shape
-from redismem.stores.store import Shared, Store
+from redismem.stores.store import Shared
 
 if TYPE_CHECKING:
     from redismem.batch import BatchLink
@@ -80,7 +80,7 @@ class Write:
         return arguments
 
 
-class RecordStoreBase(Store, Generic[M]):
+class RecordStoreBase(Effects, Generic[M]):
     """What all stores of records do: read and write the hashes at certain places."""
 
     def __init__(self, shared: Shared, model: type[M]) -> None:
@@ -117,12 +117,11 @@ class RecordStoreBase(Store, Generic[M]):
         """Merge all, or none; one round trip."""
         if not writes:
             return []
-        tier = (await self._link.features()).tier
         keys = [self._keys.user_operations(user_id), writes[0].place.index]
         for write in writes:
             keys += write.place.key, self._keys.deadlines(write.place.key)
         arguments = [self._shape.version, *chain.from_iterable(write.arguments() for write in writes)]
-        reply = await self._once("record_merge", tier, keys, arguments, durable, once=not _is_idempotent(writes))
+        reply = await self._effect("record_merge", keys, arguments, durable, once=not _is_idempotent(writes))
         return self._merged(reply, writes)
 
     async def _delete(self, user_id: str, places: Sequence[Place], durable: Durability | None) -> int:
@@ -132,34 +131,8 @@ class RecordStoreBase(Store, Generic[M]):
         keys = [self._keys.user_operations(user_id), places[0].index]
         for place in places:
             keys += place.key, self._keys.deadlines(place.key)
-        tier = (await self._link.features()).tier
         names = [place.name for place in places]
-        return int((await self._once("record_delete", tier, keys, names, durable, once=True))[1])
-
-    async def _once(
-        self,
-        verb: str,
-        tier: ExpiryTier,
-        keys: Sequence[Argument],
-        arguments: Sequence[Argument],
-        durable: Durability | None,
-        *,
-        once: bool,
-    ) -> Reply:
-        """The reply of a script that writes, which takes effect once, however often it has to be sent."""
-        receipt = await self._receipt(durable)
-        call = script(verb, tier)
-        if not once:
-            reply = await call(self._link, keys, (*IDEMPOTENT, *arguments), durable=receipt)
-        else:
-            while True:
-                with self._shared.operations.one() as operation:
-                    reply = await call(self._link, keys, (*operation, *arguments), durable=receipt)
-                if reply != [b"AGAIN"]:  # refused, and nobody heard why
-                    break
-        if receipt is not None:
-            receipt.check()
-        return reply
+        return int((await self._effect("record_delete", keys, names, durable))[1])
 
     def _merged(self, reply: Reply, writes: Sequence[Write]) -> list[Merged]:
         match reply[0]:

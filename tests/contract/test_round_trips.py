@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel
 
-from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore, Sum, Union
+from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore, SimpleMemory, Sum, Union
+from redismem.stores.crm import SimpleContact, SimpleLead
 from tests.contract.flavours import Place, on_real_servers, results
 from tests.proxy import CountingProxy
 from tests.servers import REAL
@@ -151,6 +152,26 @@ async def test_records_and_contexts_take_one_round_trip(counted: Counted) -> Non
         "get_all": lambda: notes.get_all("42"),
     }
     assert await counted.counts(two) == dict.fromkeys(two, 2)
+
+
+@on_real_servers
+async def test_entities_take_one_round_trip(counted: Counted) -> None:
+    entities = counted.memory.entities
+    found = SimpleMemory(
+        contacts=[SimpleContact(id=str(number), name=f"Ann {number}", account_name="Acme") for number in range(14)],
+        leads=[SimpleLead(name=f"Bob {number}") for number in range(6)],
+    )
+    await entities.merge("warm", found)
+    await entities.load("warm")
+    calls: Calls = {
+        "merge of 20": lambda: entities.merge("42", found),
+        "the same again": lambda: entities.merge("42", found),
+        "load": lambda: entities.load("42"),
+        "validate": lambda: entities.validate("42"),
+        "duplicates": lambda: entities.duplicates("42"),
+    }
+    assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+    assert await counted.count(entities.find_users(found.leads[0])) == 2
 
 
 @on_real_servers

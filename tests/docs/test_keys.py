@@ -9,9 +9,10 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from redismem import KEEP_TTL, MISSING, Expires, Max, Memory, SessionStore, Sum, Union
+from redismem import KEEP_TTL, MISSING, Expires, Max, Memory, SessionStore, SimpleMemory, Sum, Union
 from redismem.coordination.fence import Fence
 from redismem.op import Declared
+from redismem.stores.crm import SimpleContact
 from redismem.stores.sessions import SessionOperations
 from tests.contract.flavours import SOON
 from tests.docs.pages import ROOT, blocks, commands
@@ -130,6 +131,25 @@ def test_records_have_no_other_keys_and_fields(server: Server) -> None:
         for key in ("redismem:user:{42}:context", "redismem:user:{42}:record:lead:a"):
             assert all(any(name.fullmatch(field) for name in fields) for field in raw.hkeys(key))
         assert raw.hkeys("redismem:user:{42}:records:lead") == ["a"]
+
+
+@real_servers
+def test_entities_have_no_other_keys_and_fields(server: Server) -> None:
+    keys = {named(row[0]): (row[1], row[3]) for row in table("Entities")}
+    fields = [named(row[0]) for row in table("Entities", 1)]
+    with Memory(server.url) as memory, readable(server) as raw:
+        memory.entities.merge(
+            "42", SimpleMemory(contacts=[SimpleContact(id="7", name="Ann"), SimpleContact(name="Bob")])
+        )
+        raw.hset("redismem:user:{42}:entities:contacts", "2.name", "?")
+        assert len(memory.entities.repair("42")) == 1
+        for key in raw.scan_iter():
+            kind, tiers = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"hash": "hash", "set": "set", "sorted set": "zset"}[kind]
+            assert tiers in ("all", f"tier `{memory.health().tier}`")
+        present = raw.hkeys("redismem:user:{42}:entities:contacts")
+        assert all(any(name.fullmatch(field) for name in fields) for field in present)
+        assert all(any(name.fullmatch(field) for field in present) for name in fields)
 
 
 def test_the_acl_is_the_workers() -> None:

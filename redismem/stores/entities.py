@@ -1,0 +1,374 @@
+"""Entities: what workers find out about people and things, one record each, however often and by whomever it is found.
+
+Contract
+    ``memory.entities.merge("42", SimpleMemory(...))`` merges a whole extraction into what is known of user 42. Two
+    mentions are one entity if they have one id, or, where one of them has none, one natural key
+    (`redismem.stores.identity`). An id that is found later joins the record that had none; where that shows that two
+    records are one, they are joined, and nothing that was known of either is lost. What is None says nothing, and
+    erases nothing; what both say merges by the attribute's policy (`redismem.stores.policy`).
+    ``memory.entities.of(MyMemory)`` are entities of your own: a frozen model whose attributes are lists of entities.
+
+Round trips
+    `merge` and `load`: one each, however many entities. A merge is one script, atomic over the whole extraction.
+    `find_users` asks an index, then whoever may know the entity.
+
+Errors
+    Those of `redismem.stores.record`. A damaged record never hides its neighbours: `load` leaves it out and logs it,
+    `validate` reports it, `repair` moves it to quarantine.
+"""
+
+import difflib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, get_args
+
+from pydantic import BaseModel
+
+from redismem.durability import Durability
+from redismem.errors import DecodeError, LimitExceeded, LinkError, SchemaError, WrongType
+from redismem.link.base import Argument, Command
+from redismem.link.features import ExpiryTier
+from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.scripts import script
+from redismem.stores.effects import Effects
+from redismem.stores.identity import identities, is_entity
+from redismem.stores.shape import Shape, shape
+from redismem.stores.store import Shared
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
+
+logger = logging.getLogger("redismem")
+
+S = TypeVar("S", bound=BaseModel)
+T = TypeVar("T", bound=BaseModel)
+
+_ALIKE: Final = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge has done: entities by kind, each in the order in which they were given."""
+
+    added: Mapping[str, Sequence[Any]]
+    """Nobody knew them."""
+    updated: Mapping[str, Sequence[Any]]
+    """Something was found out."""
+    unchanged: Mapping[str, Sequence[Any]]
+    """All was known."""
+    linked: Mapping[str, Sequence[Any]]
+    """Their id was found, or two records turned out to be one."""
+
+    def counts(self) -> dict[str, int]:
+        """How many there are of each."""
+        return {
+            outcome: sum(map(len, getattr(self, outcome).values()))
+            for outcome in ("added", "updated", "unchanged", "linked")
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong with what is stored."""
+
+    kind: str
+    number: str
+    """Which record."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One list of entities: its name, what is in it."""
+
+    name: str
+    model: type[BaseModel]
+
+    @property
+    def shape(self) -> Shape[BaseModel]:
+        """How these are stored."""
+        return shape(self.model)
+
+    @property
+    def sums(self) -> list[str]:
+        """The attributes that are sums."""
+        return [name for name, attribute in self.shape.attributes.items() if attribute.policy.name == "sum"]
+
+
+class EntityOperations(Effects, Generic[S]):
+    """Every operation on entities, written once."""
+
+    def __init__(self, shared: Shared, model: type[S]) -> None:
+        super().__init__(shared)
+        self.model = model
+        self._kinds = _kinds_of(model)
+
+    @op
+    async def merge(self, user_id: str, found: S, *, durable: Durability | None = None) -> MergeReport:
+        """Merge what was found into what is known of a user, all or nothing."""
+        mentions = [(kind, entity) for kind in self._kinds for entity in getattr(found, kind.name)]
+        if not mentions:
+            return _report((), ())
+        known = [identities(entity) for _, entity in mentions]
+        numbers = {kind: number for number, kind in enumerate(self._kinds, 1)}
+        arguments: list[Argument] = []
+        for kind in self._kinds:
+            arguments += [kind.shape.version, len(kind.sums), *kind.sums]
+        for (kind, entity), (by_id, by_key) in zip(mentions, known, strict=True):
+            changes = kind.shape.merging(entity, self._codec, skip_none=True)
+            arguments += [numbers[kind], by_id, by_key, len(changes)]
+            for change in changes:
+                arguments += change
+        ahead = list(self._indexed(user_id, mentions, known))
+        keys = [self._keys.user_operations(user_id), *self._hashes(user_id)]
+        reply = await self._effect("entity_merge", keys, arguments, durable, ahead=ahead)
+        return _report(mentions, self._outcomes(user_id, mentions, reply))
+
+    @op
+    async def load(self, user_id: str) -> S:
+        """All that is known of a user; what cannot be read is left out, and logged."""
+        entities, problems = self._read(await self._fields(user_id))
+        for problem in problems:
+            logger.error("an entity of user %r cannot be read: %s %s", user_id, problem.kind, problem.message)
+        return self.model(**{kind.name: [one for _, one in entities[kind.name]] for kind in self._kinds})
+
+    @op
+    async def find_users(self, entity: BaseModel) -> list[str]:
+        """The ids of the users who know an entity: two round trips."""
+        kind, known = self._kind_of(entity), [identity for identity in identities(entity) if identity]
+        asked = [("SMEMBERS", self._keys.entity_users(kind.name, identity)) for identity in known]
+        replies = _checked(await self._link.pipeline(asked))
+        users = sorted({user.decode() for reply in replies for user in reply})
+        if not users:
+            return []
+        there = [("HMGET", self._keys.entities(user, kind.name), *known) for user in users]
+        answers = _checked(await self._link.pipeline(there))
+        return [user for user, answer in zip(users, answers, strict=True) if any(answer)]
+
+    @op
+    async def duplicates(self, user_id: str) -> list[tuple[BaseModel, BaseModel]]:
+        """Pairs of entities whose names are so alike that they may be one: somebody should look."""
+        entities, _ = self._read(await self._fields(user_id))
+        return [pair for kind in self._kinds for pair in _alike([one for _, one in entities[kind.name]])]
+
+    @op
+    async def validate(self, user_id: str) -> list[Problem]:
+        """What is wrong with what is stored: records that cannot be read, identities that lead nowhere or astray."""
+        fields = await self._fields(user_id)
+        entities, problems = self._read(fields)
+        return [*problems, *self._astray(fields, entities)]
+
+    @op
+    async def repair(self, user_id: str) -> list[Problem]:
+        """Mend what `validate` finds, and return it: what cannot be read goes to quarantine, byte for byte."""
+        fields = await self._fields(user_id)
+        entities, unreadable = self._read(fields)
+        astray = list(self._astray(fields, entities))
+        commands: list[Command] = []
+        for problem in unreadable:
+            commands += self._quarantined(user_id, problem, fields[problem.kind])
+        for kind in self._kinds:
+            commands += self._led_right(user_id, kind, fields[kind.name], entities[kind.name])
+        if commands:
+            await self._link.transaction(commands)
+        return [*unreadable, *astray]
+
+    @op
+    async def forget(self, user_id: str, *, durable: Durability | None = None) -> int:
+        """Forget every entity that a user knows; how many there were."""
+        fields = await self._fields(user_id)
+        keys = self._hashes(user_id)
+        receipt = await self._receipt(durable)
+        await self._link.pipeline([("DEL", key) for key in keys], durable=receipt)
+        if receipt is not None:
+            receipt.check()
+        return sum(len(_records(of_kind)) for of_kind in fields.values())
+
+    # --- storage ----------------------------------------------------------------------------------------------------
+
+    def _hashes(self, user_id: str) -> list[str]:
+        keys: list[str] = []
+        for kind in self._kinds:
+            key = self._keys.entities(user_id, kind.name)
+            keys += key, self._keys.deadlines(key)
+        return keys
+
+    def _kind_of(self, entity: BaseModel) -> Kind:
+        for kind in self._kinds:
+            if type(entity) is kind.model:
+                return kind
+        raise SchemaError(f"{self.model.__name__} has no list of {type(entity).__name__}")
+
+    def _indexed(
+        self, user_id: str, mentions: Sequence[tuple[Kind, Any]], known: Sequence[tuple[str, str]]
+    ) -> Iterator[Command]:
+        """Who may know which entity: told before it is so, that nobody who knows one is ever missing."""
+        for (kind, _), pair in zip(mentions, known, strict=True):
+            for identity in filter(None, pair):
+                yield "SADD", self._keys.entity_users(kind.name, identity), user_id
+
+    async def _fields(self, user_id: str) -> dict[str, dict[bytes, bytes]]:
+        """The hashes of all kinds, in one round trip."""
+        tier = (await self._link.features()).tier
+        if tier is ExpiryTier.DEADLINES:
+            replies = await script("record_read", tier)(self._link, self._hashes(user_id), ())
+        else:
+            asked = [("HGETALL", self._keys.entities(user_id, kind.name)) for kind in self._kinds]
+            replies = _checked(await self._link.pipeline(asked))
+        return {
+            kind.name: dict(zip(reply[::2], reply[1::2], strict=True))
+            for kind, reply in zip(self._kinds, replies, strict=True)
+        }
+
+    def _read(
+        self, fields: Mapping[str, Mapping[bytes, bytes]]
+    ) -> tuple[dict[str, list[tuple[str, BaseModel]]], list[Problem]]:
+        """Every entity that can be read, with the number of its record, and what is wrong with the others."""
+        entities: dict[str, list[tuple[str, BaseModel]]] = {}
+        problems: list[Problem] = []
+        for kind in self._kinds:
+            found = entities[kind.name] = []
+            for number, record in sorted(_records(fields[kind.name]).items()):
+                try:
+                    snapshot = kind.shape.read(record, self._codec, f"{kind.name}.{number}")
+                    if snapshot is not None:
+                        found.append((str(number), snapshot.record))
+                except DecodeError as error:
+                    problems.append(Problem(kind.name, str(number), str(error)))
+        return entities, problems
+
+    def _astray(
+        self, fields: Mapping[str, Mapping[bytes, bytes]], entities: Mapping[str, Sequence[tuple[str, BaseModel]]]
+    ) -> Iterator[Problem]:
+        """Identities that lead nowhere, and records to which none leads."""
+        for kind in self._kinds:
+            numbers = {str(number) for number in _records(fields[kind.name])}
+            pointers = _pointers(fields[kind.name])
+            for identity, number in pointers.items():
+                if number not in numbers:
+                    yield Problem(kind.name, number, f"{identity} leads to a record that is not there")
+            for number, entity in entities[kind.name]:
+                if not any(pointers.get(identity) == number for identity in identities(entity) if identity):
+                    yield Problem(kind.name, number, "no identity leads to this record")
+
+    def _quarantined(self, user_id: str, problem: Problem, fields: Mapping[bytes, bytes]) -> Iterator[Command]:
+        key, aside = self._keys.entities(user_id, problem.kind), self._keys.quarantine(user_id, problem.kind)
+        prefix = problem.number.encode() + b"."
+        damaged = {field: value for field, value in fields.items() if field.startswith(prefix)}
+        leading = [field for field, number in _pointers(fields).items() if number == problem.number]
+        for field, value in damaged.items():
+            yield "HSET", aside, field, value
+        yield "HDEL", key, *damaged, *leading
+
+    def _led_right(
+        self, user_id: str, kind: Kind, fields: Mapping[bytes, bytes], entities: Sequence[tuple[str, BaseModel]]
+    ) -> Iterator[Command]:
+        key, numbers = self._keys.entities(user_id, kind.name), {str(number) for number in _records(fields)}
+        lost = [identity for identity, number in _pointers(fields).items() if number not in numbers]
+        if lost:
+            yield "HDEL", key, *lost
+        for number, entity in entities:
+            for identity in filter(None, identities(entity)):
+                yield "HSETNX", key, identity, number
+
+    def _outcomes(self, user_id: str, mentions: Sequence[tuple[Kind, Any]], reply: Sequence[Any]) -> list[str]:
+        if reply[0] == b"OK":
+            return [one[1].decode() for one in reply[1:]]
+        if reply[0] == b"AGAIN":
+            return [str(outcome) for outcome in reply[1].decode().split()]
+        kind, _ = mentions[int(reply[1]) - 1]
+        place = f"{self._keys.entities(user_id, kind.name)}[{reply[2].decode()}]"
+        if reply[0] == b"OVERFLOW":
+            raise LimitExceeded(f"{place}: sums of entities have at most 15 digits; nothing was changed")
+        raise WrongType(f"{place}: no integer; nothing was changed")
+
+
+class EntityStore(EntityOperations[S], Blocking):
+    """Entities for threads: every operation of `EntityOperations` as a plain call."""
+
+    def of(self, model: type[T]) -> "EntityStore[T]":
+        """The same store for entities of your own."""
+        return EntityStore(self._shared, model)
+
+
+class AsyncEntityStore(EntityOperations[S], Asyncio):
+    """Entities for tasks: every operation of `EntityOperations`, to be awaited."""
+
+    def of(self, model: type[T]) -> "AsyncEntityStore[T]":
+        """The same store for entities of your own."""
+        return AsyncEntityStore(self._shared, model)
+
+
+class EntityBatch(EntityOperations[S], Batched):
+    """Entities inside a batch: every operation of `EntityOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link
+
+    def of(self, model: type[T]) -> "EntityBatch[T]":
+        """The same store for entities of your own."""
+        return EntityBatch(self._shared, model)
+
+
+def _kinds_of(model: type[BaseModel]) -> list[Kind]:
+    """The lists of entities of a model. Raises `SchemaError` if there is none."""
+    kinds = [
+        Kind(name, inner[0])
+        for name, info in model.model_fields.items()
+        if (inner := get_args(info.annotation)) and is_entity(inner[0])
+    ]
+    if not kinds:
+        raise SchemaError(f"{model.__name__} has no list of entities; see redismem.stores.identity")
+    return kinds
+
+
+def _records(fields: Mapping[bytes, bytes]) -> dict[int, dict[bytes, bytes]]:
+    """The fields of each record, by its number."""
+    records: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
+    for field, value in fields.items():
+        number, is_attribute, attribute = field.partition(b".")
+        if is_attribute and number.isdigit():
+            records[int(number)][attribute] = value
+    return records
+
+
+def _pointers(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Identities, and the numbers to which they lead."""
+    return {
+        field.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
+        for field, value in fields.items()
+        if field.startswith((b"id=", b"key="))
+    }
+
+
+def _alike(entities: Sequence[BaseModel]) -> Iterator[tuple[BaseModel, BaseModel]]:
+    named = [(identities(entity)[1].removeprefix("key="), entity) for entity in entities]
+    for (one, first), (other, second) in combinations(named, 2):
+        matcher = difflib.SequenceMatcher(None, one, other)
+        if one and other and matcher.quick_ratio() >= _ALIKE and matcher.ratio() >= _ALIKE:
+            yield first, second
+
+
+def _report(mentions: Sequence[tuple[Kind, Any]], outcomes: Sequence[str]) -> MergeReport:
+    sorted_: dict[str, defaultdict[str, list[Any]]] = {
+        outcome: defaultdict(list) for outcome in ("added", "updated", "unchanged", "linked")
+    }
+    for (kind, entity), outcome in zip(mentions, outcomes, strict=True):
+        sorted_[outcome][kind.name].append(entity)
+    return MergeReport(**{outcome: dict(of_kind) for outcome, of_kind in sorted_.items()})
+
+
+def _checked(replies: Iterable[Any]) -> list[Any]:
+    """Replies of a pipeline, none of which is an error."""
+    checked = list(replies)
+    for reply in checked:
+        if isinstance(reply, LinkError):
+            raise reply
+    return checked
