@@ -5,11 +5,12 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+FIGURES := $(VENV)/figures.jsonl
 DOCS_TESTS := $(wildcard tests/docs tests/unit/test_docs.py)
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs
+.PHONY: help demo test faults check bench docs
 # one pip at a time in one environment
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -26,6 +27,12 @@ demo: $(VENV)/demo.stamp ## worker processes share one memory through a real ser
 
 test: $(VENV)/test.stamp ## the whole test suite, on every server found here
 	@$(BIN)/python -m pytest --no-header -n $(JOBS) --dist worksteal $(ARGS)
+
+faults: $(VENV)/test.stamp ## the fault suite at full length, and its figures
+	@rm -f $(FIGURES)
+	@REDISMEM_LONG=1 REDISMEM_FIGURES=$(FIGURES) $(BIN)/python -m pytest --no-header -o timeout=3600 \
+		tests/faults tests/contract/test_cluster.py tests/contract/test_sentinel.py $(ARGS)
+	@$(BIN)/python -m tests.faults.report $(FIGURES)
 
 check: $(VENV)/lint.stamp ## format, lint and types
 	@$(BIN)/ruff format --check --quiet || { echo "$(BIN)/ruff format puts it right"; exit 1; }

@@ -3,6 +3,7 @@
 - `server`: each kind in turn; `@pytest.mark.parametrize("server", REAL, indirect=True)` leaves fakeredis out.
 - `valkey`: Valkey 9 alone.
 - `new_server`: private ones, to kill and restart: `new_server("redis70", "--maxmemory", "4mb", appendonly=True)`.
+- `figure`: takes what a fault test measures.
 
 A shared server starts when a test first asks for it, once in a pytest process, and is empty whenever a test gets it.
 Where a server is not installed its tests are skipped; with CI=true they fail.
@@ -17,6 +18,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
+from tests.faults.figures import Figures
 from tests.servers import NAMES, Missing, Server, launch
 
 CI = os.environ.get("CI", "").lower() == "true"
@@ -74,3 +76,9 @@ def new_server() -> Iterator[Callable[..., Server]]:
             return stack.enter_context(started(name, *arguments, appendonly=appendonly))
 
         yield new
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figures:
+    """Takes what a test measures: `tests.faults.figures`."""
+    return Figures(request.node.nodeid)

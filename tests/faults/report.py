@@ -23,10 +23,13 @@ FOLDS: Final[dict[str, Callable[[list[float]], float]]] = {
 
 
 def table(lines: Iterable[str]) -> str:
-    """The figures as a table of Markdown, in the order of the tests."""
+    """The figures as a table of Markdown, in the order of the tests, those of one fault together."""
     figures = sorted(map(json.loads, lines), key=lambda line: line["test"].partition("[")[0])
-    order = {(line["fault"], line["what"]): number for number, line in reversed(list(enumerate(figures)))}
-    figures.sort(key=lambda line: order[line["fault"], line["what"]])
+    order: dict[Any, int] = {}
+    for line in figures:
+        order.setdefault(line["fault"], len(order))
+        order.setdefault((line["fault"], line["what"]), len(order))
+    figures.sort(key=lambda line: (order[line["fault"]], order[line["fault"], line["what"]]))
     return "| fault | figure | measured |\n|---|---|---|\n" + "".join(rows(figures))
 
 

@@ -19,6 +19,7 @@ from redismem import AsyncMemory, Memory
 from redismem.chaos import ChaosProxy
 from redismem.coordination.fence import Fence
 from redismem.errors import LockLost, StaleFence
+from tests.faults.figures import Figures
 from tests.servers import Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -76,7 +77,7 @@ def count_under_the_lock(pipe: Connection, url: str, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("size", [8, 32])
-def test_one_at_a_time_and_tokens_in_order(valkey: Server, size: int) -> None:
+def test_one_at_a_time_and_tokens_in_order(valkey: Server, figure: Figures, size: int) -> None:
     rounds = 100 if LONG else 160 // size
     with crew(size, count_under_the_lock, valkey.url, rounds) as members, Memory(valkey.url) as memory:
         for _, pipe in members:
@@ -88,6 +89,7 @@ def test_one_at_a_time_and_tokens_in_order(valkey: Server, size: int) -> None:
     for (token, _, ended), (next_token, began, _) in itertools.pairwise(held):
         assert token < next_token
         assert ended < began, "two held the lock at once"
+    figure("8 and 32 processes at one lock", "turns, one at a time, with tokens in order", len(held))
 
 
 def take_in_turn(pipe: Connection, url: str, number: int) -> None:
@@ -185,7 +187,7 @@ def wait_in_the_queue(pipe: Connection, url: str) -> None:
 
 
 @pytest.mark.parametrize("run", range(1_000 if LONG else 8))
-def test_a_stopped_holder_writes_nothing_once_another_has_the_lock(valkey: Server, run: int) -> None:
+def test_a_stopped_holder_writes_nothing_once_another_has_the_lock(valkey: Server, figure: Figures, run: int) -> None:
     with crew(1, hold, valkey.url) as [(process, pipe)], Memory(valkey.url) as memory:
         old: Fence = hear(pipe)
         pipe.send("write")
@@ -205,6 +207,9 @@ def test_a_stopped_holder_writes_nothing_once_another_has_the_lock(valkey: Serve
             assert hear(pipe) == "StaleFence"
         assert memory.sessions.load("a", "n", "by") == "us"
         assert waited < LEASE + 10, "its lease delays the others, and nothing else does"
+    figure("SIGSTOP of lock holders", "writes of a stopped holder, refused", 2)
+    figure("SIGSTOP of lock holders", "writes of a stopped holder, taken", 0)
+    figure("SIGSTOP of lock holders", f"longest wait for the lock, lease {LEASE:g} s", waited, "s", "max")
 
 
 def take_when_woken(pipe: Connection, url: str) -> None:
@@ -240,12 +245,15 @@ def test_a_waiter_that_was_stopped_does_not_believe_in_a_lease_that_went(valkey:
             assert process.exitcode == 0
 
 
-def test_a_killed_holder_delays_the_others_by_its_lease(valkey: Server) -> None:
+def test_a_killed_holder_delays_the_others_by_its_lease(valkey: Server, figure: Figures) -> None:
     with crew(1, hold, valkey.url) as [(process, pipe)], Memory(valkey.url) as memory:
         hear(pipe)
         process.kill()
         process.join()
+        began = time.monotonic()
         assert memory.lock("42", wait=WITHIN).acquire()
+        waited = time.monotonic() - began
+    figure("SIGKILL of a lock holder", f"wait for the lock, lease {LEASE:g} s", waited, "s", "max")
 
 
 def test_killed_waiters_are_passed_over(valkey: Server) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,13 +11,15 @@ import pytest
 
 from redismem import AsyncMemory, Memory, SessionStore
 from redismem.chaos import ChaosProxy
+from tests.faults.figures import LONG, Figures
 from tests.servers import Server
 
-LONG = os.environ.get("REDISMEM_LONG") == "1"
 PROCESSES = 8 if LONG else 4
 CALLS = 10_000 if LONG else 200
 KEYS = CALLS // 3
 SPAWN = multiprocessing.get_context("spawn")
+
+FAULT = "replies that are lost"
 
 
 def by_increment(sessions: SessionStore) -> list[int]:
@@ -63,7 +64,7 @@ def work(url: str, told: Connection) -> None:
 
 @pytest.mark.timeout(1200 if LONG else 120)
 @pytest.mark.parametrize("name", ["valkey9", "redis62"])
-def test_each_effect_takes_place_once(new_server: Callable[..., Server], name: str) -> None:
+def test_each_effect_takes_place_once(new_server: Callable[..., Server], figure: Figures, name: str) -> None:
     """Every number from 1 up is told to exactly one caller; and that is what is stored."""
     server = new_server(name)
     with Memory(server.url) as memory, ChaosProxy(server.port, seed=7) as proxy:
@@ -83,10 +84,13 @@ def test_each_effect_takes_place_once(new_server: Callable[..., Server], name: s
         assert memory.sessions.get_all("s", "n") == counters
         assert memory.sessions.get_all("s", "keys") == {}
         assert proxy.counts.cuts > CALLS * PROCESSES // 100, "hardly a connection was cut: the test proves nothing"
+        figure(FAULT, f"connections cut under {PROCESSES} processes", proxy.counts.cuts)
+    figure(FAULT, "increments, updates, compare_and_sets, deletes", sum(total for _, total in WAYS.values()))
+    figure(FAULT, "of these doubled or lost", 0)
 
 
 @pytest.mark.timeout(1200 if LONG else 120)
-async def test_each_effect_of_many_tasks_takes_place_once(valkey: Server) -> None:
+async def test_each_effect_of_many_tasks_takes_place_once(valkey: Server, figure: Figures) -> None:
     """A cut fails all calls in flight, of which some were done: each is sent again, alone and in batches."""
     with ChaosProxy(valkey.port, seed=7) as proxy:
         proxy.cut_replies(0.1, to=b"{s}")
@@ -101,3 +105,5 @@ async def test_each_effect_of_many_tasks_takes_place_once(valkey: Server) -> Non
             told = Counter(number for sums in await asyncio.gather(*(task() for _ in range(50))) for number in sums)
         assert told == Counter(range(1, 50 * (CALLS // 10 + 20) + 1))
         assert proxy.counts.cuts > 3, "hardly a connection was cut: the test proves nothing"
+        figure(FAULT, "connections cut under 50 tasks", proxy.counts.cuts)
+    figure(FAULT, "increments of tasks, alone and in batches, each counted once", told.total())

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import os
 import random
 import threading
 import time
@@ -20,9 +19,10 @@ from redismem.coordination.transaction import Attempt, ReadLink
 from redismem.errors import Conflict, LinkError, OutOfMemory, Unavailable
 from tests.clusters import Cluster, ask
 from tests.conftest import CI
+from tests.faults.figures import LONG, Figures
 from tests.servers import Missing, Server
 
-SECONDS = 60.0 if os.environ.get("REDISMEM_LONG") == "1" else 0.5
+SECONDS = 60.0 if LONG else 0.5
 
 servers = pytest.mark.parametrize("server", ["valkey9", "valkey9-nohsetex", "redis70", "redis62"], indirect=True)
 expiring = pytest.mark.parametrize("name", ["valkey9", "valkey9-nohsetex"])
@@ -94,7 +94,9 @@ def test_fields_that_expire_meanwhile_are_no_conflict(
 
 
 @expiring
-def test_no_rate_of_expiry_is_too_high(new_server: Callable[..., Server], name: str, aborted: list[None]) -> None:
+def test_no_rate_of_expiry_is_too_high(
+    new_server: Callable[..., Server], figure: Figures, name: str, aborted: list[None]
+) -> None:
     """Writers in the same hash, whose fields expire at once: EXEC has no chance at all."""
     server, key = new_server(name), "redismem:session:{s}:ns:n"
 
@@ -117,6 +119,8 @@ def test_no_rate_of_expiry_is_too_high(new_server: Callable[..., Server], name: 
             calls += 1
         assert memory.sessions.load("s", "n", "count") == calls
     assert len(aborted) >= calls // 2
+    figure("fields expire faster than transactions end", "transactions, each applied once", calls)
+    figure("fields expire faster than transactions end", "times that EXEC was aborted", len(aborted))
 
 
 @servers
@@ -190,7 +194,7 @@ def test_a_lost_end_is_told_and_not_repeated(server: Server) -> None:
 
 
 @pytest.mark.parametrize("server", ["valkey9", "redis62"], indirect=True)
-def test_scripts_that_the_server_forgets(server: Server) -> None:
+def test_scripts_that_the_server_forgets(server: Server, figure: Figures) -> None:
     def flush() -> None:
         with redis.Redis(port=server.port) as raw:
             raw.script_flush()
@@ -206,9 +210,10 @@ def test_scripts_that_the_server_forgets(server: Server) -> None:
             memory.transaction("s").run(add_one)
             calls += 1
         assert memory.sessions.load("s", "n", "k") == memory.sessions.load("s", "m", "k") == calls
+    figure("SCRIPT FLUSH every millisecond", "transactions, each applied once", calls)
 
 
-async def test_cancelled_transactions_leave_all_or_nothing(valkey: Server) -> None:
+async def test_cancelled_transactions_leave_all_or_nothing(valkey: Server, figure: Figures) -> None:
     async def move(t: Any) -> None:
         await asyncio.sleep(random.uniform(0, 0.002))
         left, right = await t.sessions.load("s", "left", "k"), await t.sessions.load("s", "right", "k")
@@ -219,7 +224,7 @@ async def test_cancelled_transactions_leave_all_or_nothing(valkey: Server) -> No
         await memory.sessions.save("s", "left", "k", 1000)
         await memory.sessions.save("s", "right", "k", 0)
         until = time.monotonic() + SECONDS
-        finished = 0
+        finished = cancelled = 0
         while not finished or time.monotonic() < until:
             moves = [asyncio.create_task(memory.transaction("s").run(move)) for _ in range(8)]
             await asyncio.sleep(random.uniform(0, 0.01))
@@ -227,6 +232,7 @@ async def test_cancelled_transactions_leave_all_or_nothing(valkey: Server) -> No
                 task.cancel()
             ends = await asyncio.gather(*moves, return_exceptions=True)
             finished += sum(end is None for end in ends)
+            cancelled += sum(end is not None for end in ends)
             assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends), ends
         left, right = [await memory.sessions.load("s", side, "k") for side in ("left", "right")]
         assert left + right == 1000
@@ -239,6 +245,8 @@ async def test_cancelled_transactions_leave_all_or_nothing(valkey: Server) -> No
         while not await few():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
+        figure("transactions are cancelled", "cancellations", cancelled)
+        figure("transactions are cancelled", "transactions that were half applied", 0)
 
 
 # --- servers --------------------------------------------------------------------------------------------------------
@@ -292,7 +300,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_slot_that_moves_to_and_fro(cluster: Cluster) -> None:
+def test_a_slot_that_moves_to_and_fro(cluster: Cluster, figure: Figures) -> None:
     slot, outcomes = cluster.slot("redismem:session:{s}:meta"), list[LinkError | None]()
     places = iter(cluster.primaries() * 1000)
 
@@ -314,6 +322,8 @@ def test_a_slot_that_moves_to_and_fro(cluster: Cluster) -> None:
         count = memory.sessions.load("s", "a", "k")
         assert count == memory.sessions.load("s", "b", "k")
         assert outcomes.count(None) <= count <= len(outcomes)
+        figure("a slot moves to and fro", "transactions, all or nothing", len(outcomes))
+        figure("a slot moves to and fro", "transactions that may have been applied, and said so", len(unknown))
 
 
 def _outcome(memory: Memory, work: Callable[[Attempt], None]) -> LinkError | None:
