@@ -56,13 +56,15 @@ class Keys:
         """
         return self._session(session_id, "ttl", namespace)
 
-    def sessions_prefix(self) -> str:
-        """What the names of all keys of all sessions begin with: `redismem:session:`."""
-        return f"{self.prefix}:session:"
+    def kept_prefixes(self) -> tuple[str, ...]:
+        """What the names of all keys begin with that L1 may keep something of, such as `redismem:session:`."""
+        return tuple(f"{self.prefix}:{kind}:" for kind in ("session", "user", "scope"))
 
-    def session_hash(self, key: str) -> str:
-        """Whose values change with this key: a namespace's deadlines belong to its hash, any other key to itself."""
-        return key.replace("}:ttl:", "}:ns:", 1)
+    def kept_hash(self, key: str) -> str:
+        """Whose values change with this key: deadlines and logs belong to their hash, any other key to itself."""
+        if key.startswith(f"{self.prefix}:session:"):
+            return key.replace("}:ttl:", "}:ns:", 1)
+        return key.replace("}:ttl:", "}:", 1).replace("}:log:", "}:", 1)
 
     def session_operations(self, session_id: str) -> str:
         """The hash of operations lately applied to a session, so that none is applied twice: `...:{abc}:ops`."""
@@ -116,8 +118,28 @@ class Keys:
         """The set of users who may know an entity: `redismem:entity:{contacts%3Aid%3D7}:users`."""
         return f"{self.prefix}:entity:{{{encode_segment(f'{kind}:{identity}', 'identity')}}}:users"
 
+    def collection(self, scope: str, kind: str) -> str:
+        """The hash of a scope's documents of one kind: `redismem:scope:{team-a}:episodes`."""
+        return self._scope(scope, kind)
+
+    def collection_log(self, scope: str, kind: str) -> str:
+        """The stream of what changed in a collection: `redismem:scope:{team-a}:log:episodes`."""
+        return self._scope(scope, "log", kind)
+
+    def collection_meta(self, scope: str, kind: str) -> str:
+        """The hash of what is counted in a collection: `redismem:scope:{team-a}:meta:episodes`."""
+        return self._scope(scope, "meta", kind)
+
+    def collection_use(self, scope: str, kind: str) -> str:
+        """The sorted set of how much documents are used: `redismem:scope:{team-a}:use:episodes`."""
+        return self._scope(scope, "use", kind)
+
+    def scope_operations(self, scope: str) -> str:
+        """The hash of operations lately applied to a scope, so that none is applied twice: `...:{team-a}:ops`."""
+        return self._scope(scope, "ops")
+
     def deadlines(self, key: str) -> str:
-        """The sorted set of the field deadlines of a user's hash: `redismem:user:{42}:ttl:context`.
+        """The sorted set of the field deadlines of a user's or scope's hash: `redismem:user:{42}:ttl:context`.
 
         Only servers whose fields cannot expire by themselves have it.
         """
@@ -141,6 +163,9 @@ class Keys:
     def _user(self, user_id: str, part: str, *names: str) -> str:
         segments = [part, *(encode_segment(name, "name") for name in names)]
         return f"{self.prefix}:user:{{{encode_segment(user_id, 'user_id')}}}:{':'.join(segments)}"
+
+    def _scope(self, scope: str, *names: str) -> str:
+        return f"{self.prefix}:scope:{{{encode_segment(scope, 'scope')}}}:{':'.join(names)}"
 
     def _session(self, session_id: str, part: str, *names: str) -> str:
         try:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from redismem.cache.background import Background, Tasks, Worker
 from redismem.cache.kept import Kept
@@ -39,6 +39,8 @@ from redismem.link.base import Link
 from redismem.op import UNKNOWN
 
 logger = logging.getLogger("redismem")
+
+T = TypeVar("T")
 
 Item = Kept | bytes | None
 """A field's value, as it is kept or as it came from the server; None: there is no such field."""
@@ -99,7 +101,7 @@ class Reads:
         self._tracked = settings.coherence == "tracking"
         self._grace = settings.l1_stale_while_revalidate or 0.0
         self._fail_safe = settings.l1_fail_safe
-        self.l1: L1[Kept] = L1(settings.l1_entries, settings.l1_bytes, clock)
+        self.l1: L1[Any] = L1(settings.l1_entries, settings.l1_bytes, clock)
         self._aside: L1[Kept] = L1(settings.l1_entries, settings.l1_bytes, clock)
         self._background: Background = Tasks() if awaited else Worker()
         self._restart()
@@ -173,6 +175,28 @@ class Reads:
                 raise
             self._note_outage(error)
             return _items(entries, fields), clock() - min(entry.began for entry in entries)
+
+    async def through(
+        self, name: str, what: bytes, ask: Callable[[], Coroutine[Any, Any, tuple[T, int]]], *, fresh: bool = False
+    ) -> T:
+        """Something that was made of a hash, under a name of its own, for as long as nothing of the hash changes.
+
+        It must neither change nor expire. `ask` makes it, and says how many bytes it takes. Raises what `ask` does.
+        """
+        if not fresh and (kept := self.l1.get(name, what)) is not UNKNOWN:
+            return cast(T, kept)
+        if clock() >= self.l1.good_until:
+            self._listen()
+            self.bypassed += 1
+            return (await ask())[0]
+        fill, _ = self.l1.fill(name, (what,), self._life(), join=False)
+        keep: dict[What, Any] = {}
+        try:
+            made, size = await ask()
+            keep = {what: (made, math.inf, size + OVERHEAD)}
+            return made
+        finally:
+            self.l1.end(fill, keep)
 
     def drop(self, name: str) -> None:
         """This process has changed the hash, or may have."""

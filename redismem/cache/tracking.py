@@ -64,7 +64,7 @@ class Listener:
 
     def changed(self, name: str) -> None:
         """See `Hears.changed`."""
-        self._l1.invalidate(self._keys.session_hash(name))
+        self._l1.invalidate(self._keys.kept_hash(name))
 
     def changed_all(self) -> None:
         """See `Hears.changed_all`."""
@@ -124,7 +124,7 @@ class Listener:
         self._servers = [Changes(shard.endpoint, patience, clock) for shard in shards]
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
-                group.create_task(server.listen(self._keys.sessions_prefix(), self, self.answered))
+                group.create_task(server.listen(self._keys.kept_prefixes(), self, self.answered))
             while True:
                 now = self._l1.clock()
                 if set(await self._link.shards()) != set(shards):

@@ -8,7 +8,7 @@ What arrives, arrives in order: an answer to `ask` says that every change from b
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, cast
 
@@ -61,15 +61,16 @@ class Changes:
         self._is_on = False
         self.answered = -math.inf
 
-    async def listen(self, prefix: str, hears: Hears, answered: Callable[[], object]) -> None:
-        """Connect, and tell of changes to keys with this prefix until the connection breaks.
+    async def listen(self, prefixes: Sequence[str], hears: Hears, answered: Callable[[], object]) -> None:
+        """Connect, and tell of changes to keys with one of these prefixes until the connection breaks.
 
         Raises `Fault`; `Untold` if the server does not do this; other `LinkError`.
         """
         try:
             connection = self._connection = await self._connect()
             try:
-                await self._command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix)
+                chosen = [word for prefix in prefixes for word in ("PREFIX", prefix)]
+                await self._command("CLIENT", "TRACKING", "ON", "BCAST", *chosen)
                 self._is_on = True
                 await self.ask()
                 while True:

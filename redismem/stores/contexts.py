@@ -7,7 +7,7 @@ Contract
     (`redismem.stores.policy`); ``memory.contexts.of(MyContext)`` is the store of it.
 
 Round trips
-    One each, atomic. Errors are those of `redismem.stores.record`.
+    One each, atomic; none for a context that L1 has (`Settings.coherence`). Errors as in `redismem.stores.record`.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,9 +51,12 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
         self.model = model
 
     @op
-    async def get_user_context(self, user_id: str) -> C:
-        """The user's context as it is now; of somebody new, one that says nothing yet."""
-        found = (await self._read(user_id, [self._place(user_id)]))[0]
+    async def get_user_context(self, user_id: str, *, fresh: bool = False) -> C:
+        """The user's context as it is now; of somebody new, one that says nothing yet.
+
+        With `Settings.coherence`, from L1 unless `fresh`.
+        """
+        found = (await self._read(user_id, [self._place(user_id)], fresh=fresh))[0]
         return self.model(user_id=user_id) if found is None else found.record
 
     @op

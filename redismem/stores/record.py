@@ -19,11 +19,14 @@ Errors
     that raises has changed nothing, except that after `Unavailable` and `Timeout` it may have been applied.
 """
 
+import copy
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from redismem.durability import Durability
 from redismem.errors import Conflict, LimitExceeded, LinkError, WrongType
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
     from redismem.batch import BatchLink
 
 M = TypeVar("M")
+
+_WHOLE: Final = b"@record"
+_ABOUT: Final = 1000
+"""Bytes that a record takes in L1, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,20 @@ class RecordStoreBase(Effects, Generic[M]):
         super().__init__(shared)
         self._shape = shape(model)
 
-    async def _read(self, user_id: str, places: Sequence[Place]) -> list[Snapshot[M] | None]:
-        """The records, migrated; one round trip, and one more for each that had to be."""
+    async def _read(self, user_id: str, places: Sequence[Place], *, fresh: bool = True) -> list[Snapshot[M] | None]:
+        """The records, migrated; one round trip, and one more for each that had to be.
+
+        If not `fresh`, a single one may come from L1, and no attribute of it expires.
+        """
+        if fresh or self._l1 is None or len(places) != 1 or not self._shape.lasts:
+            return await self._ask(user_id, places)
+        kept = await self._l1.through(places[0].key, _WHOLE, partial(self._asked, user_id, places[0]))
+        return [copy.deepcopy(kept)]  # frozen, but what it holds need not be
+
+    async def _asked(self, user_id: str, place: Place) -> tuple[Snapshot[M] | None, int]:
+        return (await self._ask(user_id, [place]))[0], _ABOUT
+
+    async def _ask(self, user_id: str, places: Sequence[Place]) -> list[Snapshot[M] | None]:
         tier = (await self._link.features()).tier
         if not places:
             return []
@@ -121,7 +140,8 @@ class RecordStoreBase(Effects, Generic[M]):
         for write in writes:
             keys += write.place.key, self._keys.deadlines(write.place.key)
         arguments = [self._shape.version, *chain.from_iterable(write.arguments() for write in writes)]
-        reply = await self._effect("record_merge", keys, arguments, durable, once=not _is_idempotent(writes))
+        with self._dropping(write.place for write in writes):
+            reply = await self._effect("record_merge", keys, arguments, durable, once=not _is_idempotent(writes))
         return self._merged(reply, writes)
 
     async def _delete(self, user_id: str, places: Sequence[Place], durable: Durability | None) -> int:
@@ -132,7 +152,18 @@ class RecordStoreBase(Effects, Generic[M]):
         for place in places:
             keys += place.key, self._keys.deadlines(place.key)
         names = [place.name for place in places]
-        return int((await self._effect("record_delete", keys, names, durable))[1])
+        with self._dropping(places):
+            return int((await self._effect("record_delete", keys, names, durable))[1])
+
+    @contextmanager
+    def _dropping(self, places: Iterable[Place]) -> Generator[None]:
+        """What L1 keeps of these is forgotten at the end, however that comes."""
+        try:
+            yield
+        finally:
+            if self._shared.l1 is not None:
+                for place in places:
+                    self._shared.l1.drop(place.key)
 
     def _merged(self, reply: Reply, writes: Sequence[Write]) -> list[Merged]:
         match reply[0]:
@@ -188,15 +219,15 @@ class RecordOperations(RecordStoreBase[M]):
         )
 
     @op
-    async def get(self, user_id: str, record_id: str) -> M | None:
-        """The record, None if there is none."""
-        found = (await self._read(user_id, [self._place(user_id, record_id)]))[0]
+    async def get(self, user_id: str, record_id: str, *, fresh: bool = False) -> M | None:
+        """The record, None if there is none. With `Settings.coherence`, from L1 unless `fresh`."""
+        found = (await self._read(user_id, [self._place(user_id, record_id)], fresh=fresh))[0]
         return None if found is None else found.record
 
     @op
-    async def snapshot(self, user_id: str, record_id: str) -> Snapshot[M] | None:
-        """The record with its version and times, None if there is none."""
-        return (await self._read(user_id, [self._place(user_id, record_id)]))[0]
+    async def snapshot(self, user_id: str, record_id: str, *, fresh: bool = False) -> Snapshot[M] | None:
+        """The record with its version and times, None if there is none. With `Settings.coherence`, as `get`."""
+        return (await self._read(user_id, [self._place(user_id, record_id)], fresh=fresh))[0]
 
     @op
     async def get_many(self, user_id: str, record_ids: Iterable[str]) -> dict[str, M]:

@@ -113,6 +113,11 @@ class Shape(Generic[M]):
         self._adapter: TypeAdapter[M] = TypeAdapter(model)
 
     @property
+    def lasts(self) -> bool:
+        """Whether no attribute expires."""
+        return not any(attribute.ttl_ms for attribute in self.attributes.values())
+
+    @property
     def version(self) -> int:
         """The number of this version of the model."""
         return len(_migrations[self.model]) + 1

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore, SimpleMemory, Sum, Union
 from redismem.stores.crm import SimpleContact, SimpleLead
-from tests.contract.flavours import Place, on_real_servers, results
+from tests.contract.flavours import Place, eventually, on_real_servers, results
 from tests.proxy import CountingProxy
 from tests.servers import REAL
 
@@ -152,6 +152,35 @@ async def test_records_and_contexts_take_one_round_trip(counted: Counted) -> Non
         "get_all": lambda: notes.get_all("42"),
     }
     assert await counted.counts(two) == dict.fromkeys(two, 2)
+
+
+@on_real_servers
+async def test_contexts_and_records_in_l1_take_none(place: Place) -> None:
+    async with behind_a_proxy(place, coherence="tracking") as counted:
+        contexts, notes = counted.memory.contexts, counted.memory.records("note", Note)
+        await contexts.update_context("42", "Hi", "Hello", preferences={"a": [1]})
+        await notes.merge("42", "a", Note(text="x"))
+
+        async def is_kept() -> bool:
+            hits = counted.memory.stats().l1.hits  # type: ignore[union-attr]
+            await contexts.get_user_context("42")
+            await notes.get("42", "a")
+            return counted.memory.stats().l1.hits == hits + 2  # type: ignore[union-attr]
+
+        await eventually(is_kept)
+        context = await contexts.get_user_context("42")
+        context.preferences["a"].append(2)
+        assert (await contexts.get_user_context("42")).preferences == {"a": [1]}
+        await contexts.update_context("42", "Bye", "See you")
+        assert (await contexts.get_user_context("42")).conversations_count == 2
+        with place.raw() as raw:
+            raw.hset("redismem:user:{42}:record:note:a", "text", b"\xa1y")
+
+        async def is_heard_of() -> bool:
+            note = await notes.get("42", "a")
+            return note is not None and note.text == "y"
+
+        await eventually(is_heard_of)
 
 
 @on_real_servers
