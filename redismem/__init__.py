@@ -10,6 +10,16 @@ from redismem.op import Handle
 from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
 from redismem.stores.crm import SimpleMemory
 from redismem.stores.entities import AsyncEntityStore, EntityStore, MergeReport
+from redismem.stores.graph import (
+    AsyncGraphStore,
+    GraphEntity,
+    GraphPath,
+    GraphSize,
+    GraphStore,
+    Neighbour,
+    Relationship,
+    Step,
+)
 from redismem.stores.identity import Id, NaturalKey
 from redismem.stores.in_memory import InMemorySessionStore
 from redismem.stores.policy import Expires, FillMissing, KeepFirst, Latest, Max, MaxBy, Min, Sum, Union
@@ -25,6 +35,7 @@ __all__ = [
     "MISSING",
     "AsyncContextStore",
     "AsyncEntityStore",
+    "AsyncGraphStore",
     "AsyncMemory",
     "AsyncRecordStore",
     "AsyncSessionStore",
@@ -34,6 +45,10 @@ __all__ = [
     "EntityStore",
     "Expires",
     "FillMissing",
+    "GraphEntity",
+    "GraphPath",
+    "GraphSize",
+    "GraphStore",
     "Handle",
     "Health",
     "Id",
@@ -48,13 +63,16 @@ __all__ = [
     "Merged",
     "Min",
     "NaturalKey",
+    "Neighbour",
     "RecordStore",
+    "Relationship",
     "SessionInfo",
     "SessionStore",
     "Settings",
     "SimpleMemory",
     "Snapshot",
     "Stats",
+    "Step",
     "Sum",
     "Union",
     "UserContext",

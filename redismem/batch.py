@@ -26,6 +26,7 @@ from redismem.scripts import surely
 from redismem.stores.contexts import ContextBatch, UserContext
 from redismem.stores.crm import SimpleMemory
 from redismem.stores.entities import EntityBatch
+from redismem.stores.graph import GraphBatch
 from redismem.stores.record import RecordBatch
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.store import Shared
@@ -193,6 +194,8 @@ class BatchOperations:
         """Contexts; every call gives a `Handle`."""
         self.entities = EntityBatch(self._shared, SimpleMemory)
         """Entities; every call gives a `Handle`."""
+        self.graph = GraphBatch(self._shared)
+        """Graphs; every call gives a `Handle`."""
 
     def records(self, name: str, model: type[M]) -> RecordBatch[M]:
         """See `Memory.records`; every call gives a `Handle`."""

@@ -10,7 +10,8 @@
     │   ├── EncodeError                   a value that has no exact stored form; ``path`` says where
     │   └── DecodeError                   stored bytes that are no value; ``key`` says which
     ├── SchemaError (ValueError)          a model, or a value for it, that cannot be stored as declared
-    ├── LimitExceeded                     a write that would pass a limit; nothing was changed
+    ├── LimitExceeded                     a call that would pass a limit; nothing was changed
+    ├── MissingEntity                     a relationship that has an end which does not exist; nothing was changed
     ├── OwnerMismatch                     the session belongs to another user; nothing was changed
     ├── Conflict                          others kept changing the value; the last attempt was not written
     ├── PartitionMismatch (ValueError)    a transaction that reaches outside its partition; nothing was sent
@@ -35,6 +36,8 @@
 
 Exceptions of redis-py never reach a caller: the link translates them. Bad input changes nothing.
 """
+
+from collections.abc import Iterable
 
 
 class RedisMemError(Exception):
@@ -79,7 +82,16 @@ class SchemaError(RedisMemError, ValueError):
 
 
 class LimitExceeded(RedisMemError):
-    """A write would pass a limit of the settings. Nothing was changed."""
+    """A call would pass a limit, of the settings or its own. Nothing was changed."""
+
+
+class MissingEntity(RedisMemError):
+    """Ends of relationships do not exist: ``entity_ids``. Nothing was changed."""
+
+    def __init__(self, entity_ids: Iterable[str]) -> None:
+        self.entity_ids = tuple(entity_ids)
+        named = ", ".join(map(repr, self.entity_ids))
+        super().__init__(f"there is no entity {named}: add it first, or in the same merge; nothing was changed")
 
 
 class OwnerMismatch(RedisMemError):

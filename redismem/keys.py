@@ -138,6 +138,15 @@ class Keys:
         """The hash of operations lately applied to a scope, so that none is applied twice: `...:{team-a}:ops`."""
         return self._scope(scope, "ops")
 
+    def graph(self, user_id: str) -> tuple[str, str, str, str]:
+        """The keys of a user's graph: `redismem:user:{42}:graph:entities`, `...:out`, `...:in`, `...:properties`."""
+        entities, out, into = (self._user(user_id, "graph", what) for what in ("entities", "out", "in"))
+        return entities, out, into, self.graph_properties(user_id)
+
+    def graph_properties(self, user_id: str) -> str:
+        """The hash of what the entities and relationships of a graph have: `redismem:user:{42}:graph:properties`."""
+        return self._user(user_id, "graph", "properties")
+
     def deadlines(self, key: str) -> str:
         """The sorted set of the field deadlines of a user's or scope's hash: `redismem:user:{42}:ttl:context`.
 

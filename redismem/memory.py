@@ -24,6 +24,7 @@ from redismem.op import Asyncio, Blocking, op, run
 from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
 from redismem.stores.crm import SimpleMemory
 from redismem.stores.entities import AsyncEntityStore, EntityStore
+from redismem.stores.graph import AsyncGraphStore, GraphStore
 from redismem.stores.record import AsyncRecordStore, RecordStore
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
 from redismem.stores.store import Shared
@@ -88,6 +89,8 @@ class Memory(MemoryOperations, Blocking):
         """What is known of users at a glance: `redismem.stores.contexts`."""
         self.entities = EntityStore(self._shared, SimpleMemory)
         """What workers find out about people and things: `redismem.stores.entities`."""
+        self.graph = GraphStore(self._shared)
+        """Entities and how they are related: `redismem.stores.graph`."""
 
     def records(self, name: str, model: type[M]) -> RecordStore[M]:
         """The records of one name, which are instances of one model: `redismem.stores.record`.
@@ -150,6 +153,8 @@ class AsyncMemory(MemoryOperations, Asyncio):
         """What is known of users at a glance: `redismem.stores.contexts`."""
         self.entities = AsyncEntityStore(self._shared, SimpleMemory)
         """What workers find out about people and things: `redismem.stores.entities`."""
+        self.graph = AsyncGraphStore(self._shared)
+        """Entities and how they are related: `redismem.stores.graph`."""
 
     def records(self, name: str, model: type[M]) -> AsyncRecordStore[M]:
         """See `Memory.records`."""

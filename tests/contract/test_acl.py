@@ -250,6 +250,24 @@ def use_l1(memory: Memory) -> None:
         tracking.sessions.load_many("f", "n", ["k", "l"])
 
 
+def use_graph(memory: Memory) -> None:
+    g = memory.graph
+    for kind in ("person", "customer"):
+        g.add_entity("42", "ann", kind, {"age": 35})
+    g.add_relationship("42", "ann", "knows", "ann", {"since": 2020})
+    read_graph(memory)
+    g.delete_relationship("42", "ann", "knows", "ann")
+    g.delete_entity("42", "ann")
+    g.forget("42")
+
+
+def read_graph(memory: Memory) -> None:
+    g = memory.graph
+    g.count("42"), list(g.entities("42")), list(g.relationships("42"))
+    g.get_entity("42", "ann"), g.get_relationship("42", "ann", "knows", "ann")
+    g.neighbours("42", "ann"), g.paths("42", "ann", "bob")
+
+
 def use_asyncio(memory: Memory) -> None:
     async def main() -> None:
         async with AsyncMemory(memory.settings) as other:
@@ -265,6 +283,7 @@ WORK: dict[str, Callable[[Memory], object]] = {
     "batch": use_batch,
     "transaction": use_transaction,
     "lock": use_locks,
+    "graph": use_graph,
     "health": lambda memory: memory.health(),
     "stats": lambda memory: memory.stats(),
     "name": lambda memory: memory.name,
@@ -301,6 +320,7 @@ def look(memory: Memory) -> None:
         while not (tracking.sessions.load("r", "n", "k") and tracking.stats().l1.hits):
             assert time.monotonic() < deadline
         tracking.sessions.get_all("r", "n")
+    read_graph(memory)
     memory.health()
 
 

@@ -152,6 +152,22 @@ def test_entities_have_no_other_keys_and_fields(server: Server) -> None:
         assert all(any(name.fullmatch(field) for field in present) for name in fields)
 
 
+@real_servers
+def test_graphs_have_no_other_keys_and_fields(server: Server) -> None:
+    keys = {named(row[0]): row[1] for row in table("Graph")}
+    fields = [named(row[0]) for row in table("Graph", 1)]
+    with Memory(server.url) as memory, readable(server) as raw:
+        memory.graph.add_entity("42", "ann lee", "person", {"a b": 1})
+        memory.graph.add_relationship("42", "ann lee", "is a", "ann lee", {"x": 1})
+        assert memory.graph.paths("42", "ann lee", "ann lee")
+        for key in raw.scan_iter():
+            kind = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"hash": "hash", "sorted set": "zset"}[kind]
+        graph = "redismem:user:{42}:graph:"
+        assert all(any(name.fullmatch(field) for name in fields) for field in raw.hkeys(f"{graph}properties"))
+        assert raw.zrange(f"{graph}out", "[ann%20lee ", "(ann%20lee!", bylex=True) == ["ann%20lee is%20a ann%20lee"]
+
+
 def test_the_acl_is_the_workers() -> None:
     """`tests.contract.test_acl` proves that this is all that is needed, and no more."""
     shown = [command for block in blocks(PAGE) for command, _ in commands(block.text)]

@@ -3,7 +3,20 @@
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, assert_type
 
-from redismem import AsyncMemory, Handle, Memory, SessionInfo, SessionStore, Stats, Values, create_store
+from redismem import (
+    AsyncMemory,
+    GraphEntity,
+    GraphPath,
+    GraphSize,
+    Handle,
+    Memory,
+    Neighbour,
+    SessionInfo,
+    SessionStore,
+    Stats,
+    Values,
+    create_store,
+)
 from redismem.health import Health
 
 
@@ -42,6 +55,14 @@ def a_batched_call_is_a_handle(memory: Memory) -> None:
 async def a_batched_call_is_a_handle_in_async_too(memory: AsyncMemory) -> None:
     async with memory.batch() as batch:
         assert_type(batch.sessions.delete("s", "n", "k"), Handle[bool])
+
+
+async def graphs_have_each_flavour_too(memory: Memory, other: AsyncMemory) -> None:
+    assert_type(memory.graph.paths("42", "a", "b", "t", max_length=3), list[GraphPath])
+    assert_type(memory.graph.entities("42"), Iterator[GraphEntity])
+    assert_type(await other.graph.neighbours("42", "a", limit=None), list[Neighbour])
+    with memory.batch() as batch:
+        assert_type(batch.graph.merge("42"), Handle[GraphSize])
 
 
 def wrong_calls_are_seen(memory: Memory, other: AsyncMemory) -> None:
