@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 CHUNK: Final = 64 * 1024
-_CHUNKS_ON_THE_WAY: Final = 64
+_MOST_ON_THE_WAY: Final = 16 * 1024 * 1024
 _OPENING: Final = 16 * 1024
 _NO_FAULTS: Final = Faults()
 _CLOSE_BY_RESET: Final = struct.pack("ii", 1, 0)
@@ -30,6 +30,19 @@ def abort(writer: asyncio.StreamWriter) -> None:
     if not writer.is_closing():
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_BY_RESET)
     writer.transport.abort()
+
+
+def finish(writer: asyncio.StreamWriter) -> None:
+    """Send a FIN behind all that was written; the other side may still speak."""
+    with suppress(OSError):  # it broke just now
+        writer.write_eof()
+
+
+async def _hear_out(reader: asyncio.StreamReader) -> None:
+    """Read to the end: a connection that is closed with something unread in it is reset."""
+    with suppress(ConnectionError):
+        while await reader.read(CHUNK):
+            pass
 
 
 class Connection:
@@ -51,17 +64,18 @@ class Connection:
         """Whether the proxy's faults touch this connection."""
         only, known = self.proxy.only, len(self._opening)
         if self._verdict[:2] != (only, known):
-            self._verdict = (only, known, only is None or only(self._opening))
+            self._verdict = (only, known, self.proxy.chooses(self._opening))
         return self._verdict[2]
 
     async def run(self) -> None:
         """Be a connection, from its beginning to its end."""
         try:
             await self._pass_on()
-            self._server.close()
-            await self._hear_out()
+            finish(self._server)
+            await asyncio.gather(_hear_out(self._server_sends), self._hear_client_out())
             self.is_open = False
-            self._client.close()
+            for writer in (self._client, self._server):
+                writer.close()
             await asyncio.gather(self._client.wait_closed(), self._server.wait_closed(), return_exceptions=True)
         finally:
             self.is_open = False
@@ -69,40 +83,43 @@ class Connection:
             self._server.transport.abort()
 
     async def _pass_on(self) -> None:
+        """Until the server has ended, or the connection was told to; a client that ends may still be answered."""
         requests = _Requests(self, self._client_sends, self._server)
         replies = _Replies(self, self._server_sends, self._client)
-        lanes = [asyncio.ensure_future(lane.run()) for lane in (requests, replies)]
-        try:
-            await asyncio.wait([*lanes, self._ended], return_when=asyncio.FIRST_COMPLETED)
-        finally:
+        async with asyncio.TaskGroup() as group:
+            lanes = [group.create_task(lane.run()) for lane in (requests, replies)]
+            await self._ended
             for lane in lanes:
                 lane.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
 
-    async def _hear_out(self) -> None:
-        with suppress(ConnectionError):
-            while self._is_half_open and await self._client_sends.read(CHUNK):
-                pass
+    async def _hear_client_out(self) -> None:
+        if self._is_half_open:
+            await _hear_out(self._client_sends)
+            self.client_left()
 
     def reset(self) -> None:
         """RST to both sides."""
-        self.proxy.note("resets")
-        self._end(self._client, self._server)
+        self._abort("resets", self._client, self._server)
 
     def cut(self) -> None:
         """RST to the client; the server still reads all that it was sent."""
-        self.proxy.note("cuts")
-        self._end(self._client)
+        self._abort("cuts", self._client)
 
     def half_open(self) -> None:
         """The server's side ends; the client is not told, and hears nothing more."""
         self._is_half_open = True
         self._end()
 
-    def _end(self, *aborted: asyncio.StreamWriter) -> None:
-        self.is_open = not aborted
-        for writer in aborted:
+    def _abort(self, counted_as: str, *writers: asyncio.StreamWriter) -> None:
+        if all(writer.is_closing() for writer in writers):
+            return
+        self.proxy.note(counted_as)
+        self.is_open = self._is_half_open = False
+        for writer in writers:
             abort(writer)
+        self._end()
+
+    def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -117,6 +134,10 @@ class Connection:
         """The client will send nothing more."""
         self.is_open = False
 
+    def server_left(self) -> None:
+        """The client has got all that the server will ever send."""
+        self._end()
+
     def asks(self, data: bytes) -> None:
         """This goes to the server."""
         self._asked = self._asked[-CHUNK:] + data
@@ -130,6 +151,24 @@ class Connection:
         return self.proxy.dice.random() < cutting.part and self.proxy.takes_cut(cutting)
 
 
+class _OnTheWay(asyncio.Queue[tuple[float, bytes]]):
+    """Packets, and when each is due: any number of them, of so many bytes together, or latency would limit the rate."""
+
+    size = 0
+
+    def full(self) -> bool:
+        return self.size >= _MOST_ON_THE_WAY
+
+    def _put(self, item: tuple[float, bytes]) -> None:
+        self.size += len(item[1])
+        super()._put(item)
+
+    def _get(self) -> tuple[float, bytes]:
+        item = super()._get()
+        self.size -= len(item[1])
+        return item
+
+
 class _Lane:
     """One direction. It ends when its source has ended and everything has been passed on."""
 
@@ -140,7 +179,7 @@ class _Lane:
         self._proxy = connection.proxy
         self._source = source
         self._target = target
-        self._on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_CHUNKS_ON_THE_WAY)
+        self._on_the_way = _OnTheWay()
         self._now = asyncio.get_running_loop().time
         self._obeyed = _NO_FAULTS
         self._passed = 0
@@ -158,6 +197,9 @@ class _Lane:
         """Whether the packet is passed on; asked when it would be."""
         raise NotImplementedError
 
+    def left(self) -> None:
+        """Everything has been passed on, and nothing more will come."""
+
     # --- what they have in common -----------------------------------------------------------------------------------
 
     @property
@@ -170,6 +212,8 @@ class _Lane:
         async with asyncio.TaskGroup() as both:
             both.create_task(self._take_in())
             both.create_task(self._pass_on())
+        finish(self._target)
+        self.left()
 
     async def _take_in(self) -> None:
         data, due = b"...", 0.0
@@ -250,6 +294,9 @@ class _Replies(_Lane):
             self.connection.cut()
             return False
         return True
+
+    def left(self) -> None:
+        self.connection.server_left()
 
 
 def _sliced(data: bytes, size: int | None) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from itertools import repeat
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -33,11 +34,14 @@ class Fate(Enum):
 
 
 def random_fates(*, unsent: float = 0.0, unanswered: float = 0.0, seed: int | None = None) -> Iterator[Fate]:
-    """Fates without end, by their probabilities; the same ones again for the same `seed`."""
-    dice = random.Random(seed)
-    weights = unsent, unanswered, 1.0 - unsent - unanswered
-    while True:
-        yield dice.choices((Fate.UNSENT, Fate.UNANSWERED, Fate.PASSES), weights)[0]
+    """Fates without end, by their probabilities; the same ones again for the same `seed`.
+
+    Raises `ValueError` for what are no probabilities, alone or together.
+    """
+    if min(unsent, unanswered) < 0 or unsent + unanswered > 1:
+        raise ValueError(f"unsent is {unsent!r} and unanswered {unanswered!r}: together they must be from 0 to 1")
+    dice, weights = random.Random(seed), (unsent, unanswered, max(0.0, 1.0 - unsent - unanswered))
+    return (dice.choices((Fate.UNSENT, Fate.UNANSWERED, Fate.PASSES), weights)[0] for _ in repeat(None))
 
 
 @contextmanager

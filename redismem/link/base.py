@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import hiredis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff
 
 from redismem.durability import Receipt
 from redismem.errors import Busy, LinkClosed, LinkError, RedisMemError
@@ -52,7 +52,7 @@ class Patience:
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1), with jitter."""
-        delay: float = ExponentialWithJitterBackoff(self.backoff_cap, self.backoff_base).compute(attempt)
+        delay: float = EqualJitterBackoff(self.backoff_cap, self.backoff_base).compute(attempt)
         return delay
 
 

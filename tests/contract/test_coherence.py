@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -575,6 +576,8 @@ def test_a_forked_child_listens_for_itself(valkey: Server) -> None:
         child = os.fork()
         if not child:
             failed = 1
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)  # rather than hang for ever, with the files of its parent
             try:
                 assert memory.stats().l1 == reads.L1Stats(*[0] * 9, listening=False)
                 memory.sessions.save("s", "n", "k", 2)

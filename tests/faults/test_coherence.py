@@ -146,15 +146,15 @@ def troubles(proxy: ChaosProxy, processes: list[Any]) -> Iterator[None]:
     """One thing after the other happens to those who listen, or to a process; for ever."""
     dice = random.Random(5)
     while True:
+        proxy.replies = Faults(black_hole=True)  # comes when all have had time to listen
+        time.sleep(BOUND * 1.5)
+        proxy.replies = Faults(slices=3)
+        yield
         proxy.refusing = True
         proxy.reset()
         time.sleep(0.2)
         proxy.refusing = False
         time.sleep(0.2)
-        yield
-        proxy.replies = Faults(black_hole=True)
-        time.sleep(BOUND * 1.5)
-        proxy.replies = Faults(slices=3)
         yield
         proxy.reset()
         proxy.replies = Faults(latency=dice.uniform(0, 0.1), jitter=0.1)
@@ -166,7 +166,8 @@ def troubles(proxy: ChaosProxy, processes: list[Any]) -> Iterator[None]:
             os.kill(stopped.pid, signal.SIGCONT)
         yield
         proxy.replies = Faults()
-        time.sleep(0.2)
+        time.sleep(0.3)
+        yield
 
 
 @contextmanager
@@ -242,12 +243,18 @@ def test_nothing_is_older_than_was_promised(valkey: Server, tmp_path: Path, figu
 
 
 def test_whoever_breaks_the_promise_is_found_out(valkey: Server, tmp_path: Path) -> None:
+    """On a machine that is too slow to be found out at once, later."""
     faults = ["none", "bound", "reconnect", "own"]
-    wrong = wrong_reads(logs_of(valkey, faults, (1_000, 4.0), tmp_path))
-    for rule, reads in wrong.items():
-        guilty = {process for process, *_ in reads}
-        assert faults.index(rule) in guilty, rule
-        assert faults.index("none") not in guilty, rule
+    unseen = set(faults) - {"none"}
+    for _ in range(5):
+        for rule, reads in wrong_reads(logs_of(valkey, faults, (1_000, 3.0), tmp_path)).items():
+            guilty = {faults[process] for process, *_ in reads}
+            assert "none" not in guilty, rule
+            if rule in guilty:
+                unseen.discard(rule)
+        if not unseen:
+            return
+    raise AssertionError(f"nobody noticed: {unseen}")
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------

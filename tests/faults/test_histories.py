@@ -74,6 +74,8 @@ def work(pipe: Connection, index: int, url: str, logs: Path, retries: int, flaw:
         pipe.send("ready")
         pipe.recv()
         for number in range(CALLS):
+            if number % 200 == 0:
+                pipe.send("working")  # a slow machine takes longer than a worker may be silent
             one_call(log, dice, index * 1_000_000 + number, own=f"of {index % PROCESSES}" if retries else "k0")
         pipe.send("done")
         pipe.recv()
@@ -107,7 +109,8 @@ def through_cuts(server: Server, logs: Path, retries: int, flaw: Flaw = sound) -
         gather(members)
         proxy.cut_replies(0.01, to=b"redismem:session:")
         for one in members:
-            assert one.hear() == "done"
+            while one.hear() != "done":
+                pass
         return history(logs), proxy.counts.cuts
 
 
