@@ -10,6 +10,7 @@ from redismem.op import Handle
 from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
 from redismem.stores.crm import SimpleMemory
 from redismem.stores.entities import AsyncEntityStore, EntityStore, MergeReport
+from redismem.stores.episodes import AsyncEpisodeStore, EpisodeStore, EpisodicMemory
 from redismem.stores.graph import (
     AsyncGraphStore,
     GraphEntity,
@@ -20,12 +21,16 @@ from redismem.stores.graph import (
     Relationship,
     Step,
 )
+from redismem.stores.history import AsyncHistoryStore, HistoryStore, NewTurn, Turn, Turns
 from redismem.stores.identity import Id, NaturalKey
 from redismem.stores.in_memory import InMemorySessionStore
 from redismem.stores.policy import Expires, FillMissing, KeepFirst, Latest, Max, MaxBy, Min, Sum, Union
 from redismem.stores.record import AsyncRecordStore, Merged, RecordStore
+from redismem.stores.semantics import AsyncSemanticStore, SemanticMemory, SemanticStore
 from redismem.stores.sessions import MISSING, AsyncSessionStore, Copy, SessionInfo, SessionStore, Values
 from redismem.stores.shape import Snapshot, migration
+from redismem.stores.skills import AsyncSkillStore, SkillMemory, SkillStore
+from redismem.stores.threads import AsyncThreadStore, Checkpoint, ThreadInfo, ThreadStore, Version, Written
 from redismem.ttl import KEEP_TTL
 
 __version__ = "0.1.0"
@@ -35,14 +40,22 @@ __all__ = [
     "MISSING",
     "AsyncContextStore",
     "AsyncEntityStore",
+    "AsyncEpisodeStore",
     "AsyncGraphStore",
+    "AsyncHistoryStore",
     "AsyncMemory",
     "AsyncRecordStore",
+    "AsyncSemanticStore",
     "AsyncSessionStore",
+    "AsyncSkillStore",
+    "AsyncThreadStore",
+    "Checkpoint",
     "ContextStore",
     "Copy",
     "Durability",
     "EntityStore",
+    "EpisodeStore",
+    "EpisodicMemory",
     "Expires",
     "FillMissing",
     "GraphEntity",
@@ -51,6 +64,7 @@ __all__ = [
     "GraphStore",
     "Handle",
     "Health",
+    "HistoryStore",
     "Id",
     "InMemorySessionStore",
     "KeepFirst",
@@ -64,19 +78,30 @@ __all__ = [
     "Min",
     "NaturalKey",
     "Neighbour",
+    "NewTurn",
     "RecordStore",
     "Relationship",
+    "SemanticMemory",
+    "SemanticStore",
     "SessionInfo",
     "SessionStore",
     "Settings",
     "SimpleMemory",
+    "SkillMemory",
+    "SkillStore",
     "Snapshot",
     "Stats",
     "Step",
     "Sum",
+    "ThreadInfo",
+    "ThreadStore",
+    "Turn",
+    "Turns",
     "Union",
     "UserContext",
     "Values",
+    "Version",
+    "Written",
     "create_store",
     "errors",
     "migration",

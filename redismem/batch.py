@@ -26,10 +26,15 @@ from redismem.scripts import surely
 from redismem.stores.contexts import ContextBatch, UserContext
 from redismem.stores.crm import SimpleMemory
 from redismem.stores.entities import EntityBatch
+from redismem.stores.episodes import EpisodeBatch
 from redismem.stores.graph import GraphBatch
+from redismem.stores.history import HistoryBatch
 from redismem.stores.record import RecordBatch
+from redismem.stores.semantics import SemanticBatch
 from redismem.stores.sessions import SessionBatch
+from redismem.stores.skills import SkillBatch
 from redismem.stores.store import Shared
+from redismem.stores.threads import ThreadBatch
 
 R = TypeVar("R")
 M = TypeVar("M")
@@ -194,8 +199,18 @@ class BatchOperations:
         """Contexts; every call gives a `Handle`."""
         self.entities = EntityBatch(self._shared, SimpleMemory)
         """Entities; every call gives a `Handle`."""
+        self.episodes = EpisodeBatch(self._shared)
+        """Episodes; every call gives a `Handle`."""
+        self.semantics = SemanticBatch(self._shared)
+        """Facts; every call gives a `Handle`."""
+        self.skills = SkillBatch(self._shared)
+        """Skills; every call gives a `Handle`."""
         self.graph = GraphBatch(self._shared)
         """Graphs; every call gives a `Handle`."""
+        self.history = HistoryBatch(self._shared)
+        """Conversations; every call gives a `Handle`."""
+        self.threads = ThreadBatch(self._shared)
+        """Threads of work; every call gives a `Handle`."""
 
     def records(self, name: str, model: type[M]) -> RecordBatch[M]:
         """See `Memory.records`; every call gives a `Handle`."""

@@ -46,6 +46,30 @@ class Settings(BaseModel):
     max_namespaces: Limit | None = None
     """Most namespaces that one session may hold. Checked in the script that writes."""
 
+    max_documents: Limit | None = None
+    """Most documents that one scope may hold of a kind (episodes, facts, skills); the least used go first."""
+    change_log: Limit = 10_000
+    """How many changes of a collection are written down; who has missed more reads the whole collection again."""
+    confidence_half_life: Seconds = 365 * 86_400.0
+    """After which time the confidence of a fact has halved, unless it was learned again."""
+    search_documents: Limit = 500_000
+    """Most documents of each kind that this process keeps indexed, of all scopes that it searches together."""
+    use_half_life: Seconds = 7 * 86_400.0
+    """After which time a use counts half, when the least used documents go."""
+
+    history_max_turns: Limit | None = None
+    """Most turns that a conversation keeps; the oldest go first."""
+    history_max_bytes: Limit | None = None
+    """Most bytes that the turns of a conversation take, contents and metadata as they are stored."""
+    history_max_tokens: Limit | None = None
+    """Most tokens that the turns of a conversation have together."""
+    history_ttl: Seconds | None = None
+    """A conversation that gets no turn for this long is forgotten; `None`: only what is given a TTL."""
+    thread_checkpoints: Limit | None = None
+    """Most checkpoints that a thread keeps, the latest ones."""
+    thread_ttl: Seconds | None = None
+    """A thread that gets no checkpoint for this long is forgotten; `None`: only what is given a TTL."""
+
     compression: Literal["auto", "zstd", "gzip", "off"] = "auto"
     """`auto` is zstd where it is installed, else gzip, and beyond 1 MiB only where it costs little time."""
     compress_threshold: Limit = 4096

@@ -24,10 +24,15 @@ from redismem.op import Asyncio, Blocking, op, run
 from redismem.stores.contexts import AsyncContextStore, ContextStore, UserContext
 from redismem.stores.crm import SimpleMemory
 from redismem.stores.entities import AsyncEntityStore, EntityStore
+from redismem.stores.episodes import AsyncEpisodeStore, EpisodeStore
 from redismem.stores.graph import AsyncGraphStore, GraphStore
+from redismem.stores.history import AsyncHistoryStore, HistoryStore
 from redismem.stores.record import AsyncRecordStore, RecordStore
+from redismem.stores.semantics import AsyncSemanticStore, SemanticStore
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
+from redismem.stores.skills import AsyncSkillStore, SkillStore
 from redismem.stores.store import Shared
+from redismem.stores.threads import AsyncThreadStore, ThreadStore
 
 M = TypeVar("M")
 
@@ -89,8 +94,18 @@ class Memory(MemoryOperations, Blocking):
         """What is known of users at a glance: `redismem.stores.contexts`."""
         self.entities = EntityStore(self._shared, SimpleMemory)
         """What workers find out about people and things: `redismem.stores.entities`."""
+        self.episodes = EpisodeStore(self._shared)
+        """What agents went through: `redismem.stores.episodes`."""
+        self.semantics = SemanticStore(self._shared)
+        """Facts, each known once: `redismem.stores.semantics`."""
+        self.skills = SkillStore(self._shared)
+        """What agents know how to do: `redismem.stores.skills`."""
         self.graph = GraphStore(self._shared)
         """Entities and how they are related: `redismem.stores.graph`."""
+        self.history = HistoryStore(self._shared)
+        """What was said in conversations: `redismem.stores.history`."""
+        self.threads = ThreadStore(self._shared)
+        """Whole states of threads of work: `redismem.stores.threads`."""
 
     def records(self, name: str, model: type[M]) -> RecordStore[M]:
         """The records of one name, which are instances of one model: `redismem.stores.record`.
@@ -153,8 +168,18 @@ class AsyncMemory(MemoryOperations, Asyncio):
         """What is known of users at a glance: `redismem.stores.contexts`."""
         self.entities = AsyncEntityStore(self._shared, SimpleMemory)
         """What workers find out about people and things: `redismem.stores.entities`."""
+        self.episodes = AsyncEpisodeStore(self._shared)
+        """What agents went through: `redismem.stores.episodes`."""
+        self.semantics = AsyncSemanticStore(self._shared)
+        """Facts, each known once: `redismem.stores.semantics`."""
+        self.skills = AsyncSkillStore(self._shared)
+        """What agents know how to do: `redismem.stores.skills`."""
         self.graph = AsyncGraphStore(self._shared)
         """Entities and how they are related: `redismem.stores.graph`."""
+        self.history = AsyncHistoryStore(self._shared)
+        """What was said in conversations: `redismem.stores.history`."""
+        self.threads = AsyncThreadStore(self._shared)
+        """Whole states of threads of work: `redismem.stores.threads`."""
 
     def records(self, name: str, model: type[M]) -> AsyncRecordStore[M]:
         """See `Memory.records`."""

@@ -1,7 +1,7 @@
 """What every store is made of."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from redismem.cache.reads import Reads
 from redismem.codec import Codec
@@ -24,6 +24,8 @@ class Shared:
     codec: Codec
     recent: Recent
     operations: Operations
+    replicas: dict[str, Any]
+    """What this process searches, by kind."""
     l1: Reads | None = None
     """What reads on `Reads.link` go through; None: reads go to the server. Writes tell it, whatever their link."""
 
@@ -33,7 +35,7 @@ class Shared:
         codec = Codec(settings.compress_threshold, settings.compression, settings.max_value_bytes)
         keys = Keys(settings.prefix)
         l1 = None if settings.coherence == "off" else Reads(settings, link, keys, codec, awaited=awaited)
-        return cls(settings, link, keys, codec, Recent(), Operations(settings.operation_memory), l1)
+        return cls(settings, link, keys, codec, Recent(), Operations(settings.operation_memory), {}, l1)
 
     async def aclose(self) -> None:
         """Close the link, and what listens for L1."""

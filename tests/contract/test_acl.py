@@ -19,16 +19,18 @@ from pathlib import Path
 import pytest
 import redis
 
-from redismem import AsyncMemory, Memory
+from redismem import AsyncMemory, EpisodicMemory, Memory, SimpleMemory, SkillMemory
 from redismem.coordination.transaction import TransactionSessions
 from redismem.durability import Durability
 from redismem.errors import AuthenticationFailed, ConfigError, LockTimeout, NotDurable, PermissionDenied, WrongType
+from redismem.op import run
 from redismem.ops import api
 from redismem.ops.replay.site import Site
+from redismem.stores.crm import SimpleContact
 from tests.clusters import Cluster
 from tests.conftest import CI, started
 from tests.contract.flavours import SOON
-from tests.docs.test_keys import everything
+from tests.docs.test_keys import Lead, everything, everything_documented
 from tests.servers import REAL, Missing, Server
 
 ROOT = Path(__file__).parents[2]
@@ -278,6 +280,26 @@ def use_asyncio(memory: Memory) -> None:
     asyncio.run(main())
 
 
+def use_records(memory: Memory) -> None:
+    records = memory.records("lead", Lead)
+    records.merge("42", "a", Lead(name="Ann", visits=1, tags=frozenset({"t"}), best=1.0, task="t"))
+    records.merge("42", "a", {"visits": 1, "task": "u"})
+    records.replace("42", "b", Lead(name="Bob"))
+    records.update("42", "b", lambda lead: lead or Lead(name="Bob"))
+    records.get_all("42")
+    records.delete("42", "a")
+
+
+def use_entities(memory: Memory) -> None:
+    for name, id_ in (("Ann", None), ("Bob", "7"), ("Ann", "7")):
+        memory.entities.merge("42", SimpleMemory(contacts=[SimpleContact(name=name, id=id_)]))
+    memory.entities.find_users(SimpleContact(name="Ann"))
+    run(memory._link.execute("HSET", "redismem:user:{42}:entities:contacts", "1.name", b"\xc1", "key=cid", 99))
+    run(memory._link.execute("HDEL", "redismem:user:{42}:entities:contacts", "key=bob"))
+    memory.entities.repair("42")
+    memory.entities.forget("42")
+
+
 WORK: dict[str, Callable[[Memory], object]] = {
     "sessions": everything,
     "batch": use_batch,
@@ -289,6 +311,12 @@ WORK: dict[str, Callable[[Memory], object]] = {
     "name": lambda memory: memory.name,
     "settings": lambda memory: memory.settings,
     "close": lambda memory: None,
+    "records": use_records,
+    "contexts": lambda memory: memory.contexts.update_context("42", "Hi", "Hello"),
+    "entities": use_entities,
+    "episodes": everything_documented,
+    "semantics": lambda memory: memory.semantics.query(predicate="likes"),
+    "skills": lambda memory: memory.skills.search("book"),
     "durable": use_durability,
     "coherence": use_l1,
     "asyncio": use_asyncio,
@@ -321,6 +349,12 @@ def look(memory: Memory) -> None:
             assert time.monotonic() < deadline
         tracking.sessions.get_all("r", "n")
     read_graph(memory)
+    memory.entities.load("42")
+    memory.entities.find_users(SimpleContact(name="Ann"))
+    memory.records("lead", Lead).get_all("42")
+    memory.episodes.search("Lisboa")
+    run(memory.episodes.changes("default", 0, 10))  # as a search does after others wrote
+    memory.skills.search()
     memory.health()
 
 
@@ -339,6 +373,8 @@ def prepare(guarded: Guarded) -> None:
     with Memory(guarded.url("worker")) as memory:
         memory.sessions.save("r", "n", "k", 1, ttl=100, user_id="u")
         memory.sessions.save("r", "brief", "k", 1, ttl=SOON)
+        memory.episodes.add(EpisodicMemory(content="to Lisboa"), ttl=100)
+        memory.skills.add(SkillMemory(skill_name="book"))
         while memory.sessions.load("r", "brief", "k") is not None:
             pass
 

@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel
 
-from redismem import KEEP_TTL, AsyncMemory, AsyncSessionStore, SimpleMemory, Sum, Union
+from redismem import (
+    KEEP_TTL,
+    AsyncMemory,
+    AsyncSessionStore,
+    EpisodicMemory,
+    SemanticMemory,
+    SimpleMemory,
+    SkillMemory,
+    Sum,
+    Union,
+)
 from redismem.stores.crm import SimpleContact, SimpleLead
 from tests.contract.flavours import Place, eventually, on_real_servers, results
 from tests.proxy import CountingProxy
@@ -201,6 +211,60 @@ async def test_entities_take_one_round_trip(counted: Counted) -> None:
     }
     assert await counted.counts(calls) == dict.fromkeys(calls, 1)
     assert await counted.count(entities.find_users(found.leads[0])) == 2
+
+
+@on_real_servers
+async def test_documents_take_one_round_trip(place: Place, counted: Counted) -> None:
+    episodes, facts, skills = counted.memory.episodes, counted.memory.semantics, counted.memory.skills
+    rival = place.open()
+    for scope in ("warm", "default"):
+        await episodes.add(EpisodicMemory(memory_id="w", content="warm"), scope=scope)
+        await episodes.search("warm", scope=scope)
+        await episodes.get("w", scope=scope)
+        await episodes.delete("w", scope=scope)
+        await facts.add(SemanticMemory(subject="w", predicate="is", object="warm"), scope=scope)
+        await facts.query("w", scope=scope)
+        await skills.add(SkillMemory(skill_name="w"), scope=scope)
+        await skills.search("w", scope=scope)
+    await rival.episodes.add_many(EpisodicMemory(content=f"of others {number}") for number in range(200))
+    calls: Calls = {
+        "search after others wrote": lambda: episodes.search("others"),
+        "search again": lambda: episodes.search("others"),
+        "add": lambda: episodes.add(EpisodicMemory(memory_id="a", content="to Lisboa")),
+        "add with a ttl": lambda: episodes.add(EpisodicMemory(content="to Porto"), ttl=100),
+        "add_many": lambda: episodes.add_many(EpisodicMemory(content=f"{number}") for number in range(100)),
+        "get": lambda: episodes.get("a"),
+        "count": lambda: episodes.count(),
+        "delete": lambda: episodes.delete("a"),
+        "learn a fact": lambda: facts.add(SemanticMemory(subject="Ann", predicate="likes", object="tea")),
+        "query": lambda: facts.query("Ann"),
+        "use a skill": lambda: skills.use("w", success=True),
+        "search skills": lambda: skills.search("w"),
+    }
+    assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+    await rival.aclose()
+
+
+@on_real_servers
+async def test_a_search_takes_none_while_nothing_changed(place: Place) -> None:
+    async with behind_a_proxy(place, coherence="tracking") as counted:
+        episodes = counted.memory.episodes
+        await episodes.add(EpisodicMemory(memory_id="a", content="to Lisboa"))
+
+        async def is_free() -> bool:
+            return await counted.count(episodes.search("Lisboa")) == 0
+
+        await eventually(is_free)
+        rival = place.open()
+        await rival.episodes.add(EpisodicMemory(memory_id="b", content="to Lisboa again"))
+
+        async def is_found() -> bool:
+            return len(await episodes.search("Lisboa")) == 2
+
+        await eventually(is_found)
+        await episodes.delete("a")
+        assert [one.document.memory_id for one in await episodes.search("Lisboa")] == ["b"]
+        await rival.aclose()
 
 
 @on_real_servers

@@ -9,7 +9,20 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from redismem import KEEP_TTL, MISSING, Expires, Max, Memory, SessionStore, SimpleMemory, Sum, Union
+from redismem import (
+    KEEP_TTL,
+    MISSING,
+    EpisodicMemory,
+    Expires,
+    Max,
+    Memory,
+    SemanticMemory,
+    SessionStore,
+    SimpleMemory,
+    SkillMemory,
+    Sum,
+    Union,
+)
 from redismem.coordination.fence import Fence
 from redismem.op import Declared
 from redismem.stores.crm import SimpleContact
@@ -76,6 +89,30 @@ def everything(memory: Memory) -> None:
     s.end("b")
     memory.health()
     assert s.names == OPERATIONS
+
+
+def everything_documented(memory: Memory) -> None:
+    """Each operation on documents."""
+    for number in range(2):
+        memory.episodes.add(EpisodicMemory(memory_id=f"e{number}", content="to Lisboa"), ttl=100 if number else None)
+    memory.episodes.add_many([EpisodicMemory(memory_id="e2", content="to Porto")])
+    memory.episodes.get("e0")
+    memory.episodes.update("e0", lambda one: one.model_copy(update={"score": 1.0}))
+    memory.episodes.search("Lisboa")
+    memory.episodes.add(EpisodicMemory(memory_id="e3", content="to Faro"))
+    memory.episodes.search("Faro", min_score=0.1)
+    list(memory.episodes.stream())
+    memory.episodes.delete("e2")
+    memory.episodes.count()
+    memory.semantics.add(SemanticMemory(subject="Ann", predicate="likes", object="tea"))
+    memory.semantics.query("Ann")
+    memory.skills.add(SkillMemory(skill_name="book"))
+    memory.skills.use("book", success=True)
+    memory.skills.search()
+    with Memory(memory.settings, max_documents=3) as bounded:
+        bounded.episodes.add(EpisodicMemory(memory_id="e4", content="to Beja"))
+    memory.episodes.add(EpisodicMemory(content="gone"), scope="gone")
+    memory.episodes.forget(scope="gone")
 
 
 def table(heading: str, number: int = 0) -> list[list[str]]:
@@ -166,6 +203,21 @@ def test_graphs_have_no_other_keys_and_fields(server: Server) -> None:
         graph = "redismem:user:{42}:graph:"
         assert all(any(name.fullmatch(field) for name in fields) for field in raw.hkeys(f"{graph}properties"))
         assert raw.zrange(f"{graph}out", "[ann%20lee ", "(ann%20lee!", bylex=True) == ["ann%20lee is%20a ann%20lee"]
+
+
+@real_servers
+def test_documents_have_no_other_keys_and_fields(server: Server) -> None:
+    keys = {named(row[0]): (row[1], row[3]) for row in table("Documents")}
+    fields = [named(row[0]) for row in table("Documents", 1)]
+    with Memory(server.url) as memory, readable(server) as raw:
+        everything_documented(memory)
+        for key in raw.scan_iter():
+            kind, tiers = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"hash": "hash", "stream": "stream", "sorted set": "zset"}[kind]
+            assert tiers in ("all", f"tier `{memory.health().tier}`")
+        present = {field for key in raw.scan_iter("*:meta:*") for field in raw.hkeys(key)}
+        assert all(any(name.fullmatch(field) for name in fields) for field in present)
+        assert all(any(name.fullmatch(field) for field in present) for name in fields)
 
 
 def test_the_acl_is_the_workers() -> None:

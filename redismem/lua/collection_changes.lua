@@ -1,0 +1,48 @@
+-- What has changed in a collection since a reader last looked.
+-- KEYS[1] documents; KEYS[2] their deadlines; KEYS[3] log; KEYS[4] meta: lib/collection.lua
+-- ARGV[1] number of the latest change that the reader knows; ARGV[2] how many documents it takes at once, about
+-- Replies {"OK", number of the change up to which this goes, "1" if there are more,
+-- {id, document or nil, milliseconds left or -1, uses, successes} ...}; {"RELOAD"} if the log does not reach back that
+-- far.
+
+local call = redis.call
+local docs, dl, log, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local clock = call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+--@include fields
+
+local known, most = ARGV[1], tonumber(ARGV[2])
+local latest = call('HGET', meta, 'change') or '0'
+if latest == known then return {'OK', latest, '0'} end
+
+local ids, seen, upto = {}, {}, known
+for n, entry in ipairs(call('XRANGE', log, string.format('%.0f', known + 1), '+')) do
+  local number = string.match(entry[1], '^%d+')
+  if #ids >= most and number ~= upto then break end
+  upto = number
+  local after
+  for i = 1, #entry[2], 2 do
+    local how, id = entry[2][i], entry[2][i + 1]
+    if how == 'after' then
+      after = id
+    elseif not seen[id] then
+      seen[id] = true
+      ids[#ids + 1] = id
+    end
+  end
+  if n == 1 and after ~= known then return {'RELOAD'} end
+end
+if upto == known then return {'RELOAD'} end
+
+local reply = {'OK', upto, upto ~= latest and '1' or '0'}
+for i, id in ipairs(ids) do
+  local left = fields_ttl(docs, dl, now, id)
+  if left and left >= 0 then
+    local counts = call('HMGET', meta, 'uses:' .. id, 'successes:' .. id)
+    reply[i + 3] = {id, call('HGET', docs, id), left == 0 and -1 or left, counts[1] or '0', counts[2] or '0'}
+  else
+    reply[i + 3] = {id, false, -1, '0', '0'}
+  end
+end
+return reply

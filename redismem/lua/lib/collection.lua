@@ -1,0 +1,75 @@
+-- A collection: documents of one scope, a log of what changed, and what is known of how they are used.
+--
+-- KEYS[1] remembered operations: lib/once.lua
+-- KEYS[2] documents: hash, id -> document, which is opaque; KEYS[3] their deadlines (a sorted set, tier "deadlines" only)
+-- KEYS[4] log: stream; entry `<change>-0` has {"after", the change before} and {"put", id} or {"drop", id} for each
+--         document; if there are many, the entries `<change>-1` ... go on
+-- KEYS[5] meta: hash; `change` is the number of the latest change, `timed` is there if a document ever had a TTL,
+--         `rank:<id>` is that of a document which only a greater one may replace, `uses:<id>` and `successes:<id>` are
+--         what was reported
+-- KEYS[6] use: sorted set, id -> when it was last used, in milliseconds, and later the more often that was
+-- ARGV[1] operation id   ARGV[2] its generation   ARGV[3] for how long it is remembered: lib/once.lua
+-- ARGV[4] how many documents there may be, 0: any   ARGV[5] how many changes the log keeps, about
+-- ARGV[6] in how many milliseconds a use comes to count for 1/e of a new one
+
+local call = redis.call
+local docs, dl, log, meta, use = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local clock = call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+--@include fields
+
+local changed = {}
+
+local function note(how, id)
+  changed[#changed + 1] = how
+  changed[#changed + 1] = id
+end
+
+-- Write down what changed, as one change. Its number is greater than any before, also of a collection that was
+-- forgotten: it is at least the time, in microseconds.
+local function log_changes()
+  if #changed == 0 then return end
+  local last = call('HGET', meta, 'change') or '0'
+  local number = string.format('%.0f', math.max(last + 1, clock[1] * 1000000 + clock[2]))
+  call('HSET', meta, 'change', number)
+  for from = 1, #changed, 2000 do
+    local part = {unpack(changed, from, math.min(from + 1999, #changed))}
+    if from == 1 then
+      part[#part + 1] = 'after'
+      part[#part + 1] = last
+    end
+    call('XADD', log, 'MAXLEN', '~', ARGV[5], string.format('%s-%d', number, (from - 1) / 2000), unpack(part))
+  end
+end
+
+-- So many uses, one after the other, are like one that came later: each e-fold by one span.
+local function note_use(id, uses)
+  local span = tonumber(ARGV[6])
+  local before = tonumber(call('ZSCORE', use, id))
+  local at = now + span * math.log(uses)
+  if before then
+    local later = math.max(before, at)
+    at = later + span * math.log(1 + math.exp(-math.abs(before - at) / span))
+  end
+  call('ZADD', use, string.format('%.0f', at), id)
+end
+
+local function drop(id)
+  call('ZREM', use, id)
+  call('HDEL', meta, 'rank:' .. id, 'uses:' .. id, 'successes:' .. id)
+  if fields_drop(docs, dl, id) == 0 then return false end
+  note('drop', id)
+  return true
+end
+
+-- If there are too many, the least used go; what was noted of those that have expired goes first.
+local function make_room()
+  local most = tonumber(ARGV[4])
+  if most == 0 then return end
+  while call('HLEN', docs) > most do
+    local least = call('ZPOPMIN', use)
+    if #least == 0 then return end
+    drop(least[1])
+  end
+end

@@ -1,0 +1,231 @@
+"""What is known of documents beside text and vector, as numpy columns by row number, and who stands beside whom.
+
+Row 0 stands for "none": it is never alive, and where a conversation ends, its neighbour is row 0. Rows of documents
+that were dropped are given out again. Neighbours are found anew, for the conversations that changed, when they are
+next asked for.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redismem.search.document import Document, Query
+from redismem.search.texts import Rows
+
+REACH: Final = 2
+"""How many neighbours on each side count."""
+_NAMED: Final = ("session", "speaker", "user", "task_id")
+_TYPES: Final[dict[str, Any]] = {
+    "at": np.float64,
+    "importance": np.float32,
+    "score": np.float64,
+    "success": np.bool_,
+    "alive": np.bool_,
+    "length": np.int32,
+    "text_hash": np.int64,
+    "before": np.int32,
+    "after": np.int32,
+    **dict.fromkeys(_NAMED, np.int32),
+}
+_ID_BYTES: Final = 250  # a str, two slots of a dict and one of a list
+
+
+class Columns:
+    """Documents by row number, from 1. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = [""]
+        self.rows: dict[str, int] = {}
+        self.names: dict[str, dict[str | None, int]] = {name: {None: 0} for name in _NAMED}
+        self._columns: dict[str, NDArray[Any]] = {name: np.zeros(64, kind) for name, kind in _TYPES.items()}
+        self._free: list[int] = []
+        self._tagged: dict[str, set[int]] = {}
+        self._tags: dict[int, frozenset[str]] = {}
+        self._changed: set[int] = set()
+        self._span: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A column, up to the last row that was ever given out."""
+        return self._columns[name][: len(self.ids)]
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def plan(self, documents: Iterable[Document]) -> list[int]:
+        """The rows that these documents have, or will be given by `put`; nothing changes yet."""
+        free, end, planned = iter(reversed(self._free)), len(self.ids), list[int]()
+        for document in documents:
+            row = self.rows.get(document.id) or next(free, 0)
+            if not row:
+                row, end = end, end + 1
+            planned.append(row)
+        return planned
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Forget documents."""
+        for row in rows:
+            self._untag(row)
+            del self.rows[self.ids[row]]
+            self.ids[row] = ""
+        self._free.extend(rows)
+        self._leave(rows)
+        self._columns["alive"][rows] = False
+        self._span = None
+
+    def put(self, documents: Sequence[Document], rows: Sequence[int], hashes: Sequence[int]) -> None:
+        """Keep these documents in the rows that `plan` gave, all of them different."""
+        self._grow(max(rows, default=0) + 1)
+        for document, row in zip(documents, rows, strict=True):
+            if self.ids[row] != document.id:
+                self.ids[row], self.rows[document.id] = document.id, row
+            if row in self._tags or document.tags:
+                self._untag(row)
+                self._tag(row, document.tags)
+        free = set(self._free).intersection(rows) if self._free else ()
+        self._free = [row for row in self._free if row not in free] if free else self._free
+        self._leave(rows)
+        into, columns = np.asarray(rows, np.int64), self._columns
+        columns["at"][into] = [document.at for document in documents]
+        columns["importance"][into] = [document.importance for document in documents]
+        columns["score"][into] = [document.score for document in documents]
+        columns["success"][into] = [document.success is True for document in documents]
+        columns["length"][into] = [document.text.count(" ") + 1 for document in documents]
+        columns["text_hash"][into] = hashes
+        columns["alive"][into] = True
+        for name, codes in self.names.items():
+            columns[name][into] = [
+                codes.setdefault(getattr(document, name), len(codes)) for document in documents
+            ]
+        self._changed.update(columns["session"][into].tolist())
+        self._span = None
+        self._forget_names()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """When the oldest document was said, and when the newest."""
+        if self._span is None:
+            at = self["at"][self["alive"]]
+            self._span = float(at.min(initial=np.inf)), float(at.max(initial=-np.inf))
+        return self._span
+
+    def speakers(self) -> list[str]:
+        """Who speaks."""
+        return [name for name in self.names["speaker"] if name]
+
+    def passing(self, query: Query) -> NDArray[np.bool_] | None:
+        """Whether each row passes the query's filters; None: all documents do."""
+        passes: list[NDArray[np.bool_]] = []
+        for name, codes in self.names.items():
+            if (wanted := getattr(query, name)) is not None:
+                passes.append(self[name] == codes.get(wanted, -1))
+        if query.since is not None:
+            passes.append(self["at"] >= query.since)
+        if query.until is not None:
+            passes.append(self["at"] < query.until)
+        if query.min_reward is not None:
+            passes.append(self["score"] >= query.min_reward)
+        if query.success_only:
+            passes.append(self["success"])
+        if query.tags:
+            passes.append(self._marked(set[int].intersection(*(self._tagged.get(tag, set()) for tag in query.tags))))
+        if query.any_tags:
+            passes.append(self._marked(set[int]().union(*(self._tagged.get(tag, ()) for tag in query.any_tags))))
+        return np.logical_and.reduce([self["alive"], *passes]) if passes else None
+
+    def windows(self, rows: Rows) -> Rows:
+        """For each row: the rows from `REACH` before it to `REACH` after it; 0 where the conversation ends."""
+        self._link()
+        before, after = self["before"], self["after"]
+        found = np.empty((len(rows), 2 * REACH + 1), np.int64)
+        found[:, REACH] = rows
+        for step in range(REACH):
+            found[:, REACH - step - 1] = before[found[:, REACH - step]]
+            found[:, REACH + step + 1] = after[found[:, REACH + step]]
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all of this takes, about."""
+        return sum(column.nbytes for column in self._columns.values()) + _ID_BYTES * len(self.ids)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _grow(self, least: int) -> None:
+        self.ids.extend([""] * (least - len(self.ids)))
+        if least > len(self._columns["at"]):
+            for name, column in self._columns.items():
+                grown = np.zeros(max(least, 2 * len(column)), column.dtype)
+                grown[: len(column)] = column
+                self._columns[name] = grown
+
+    def _tag(self, row: int, tags: frozenset[str]) -> None:
+        if tags:
+            self._tags[row] = tags
+        for tag in tags:
+            self._tagged.setdefault(tag, set()).add(row)
+
+    def _untag(self, row: int) -> None:
+        for tag in self._tags.pop(row, ()):
+            self._tagged[tag].discard(row)
+            if not self._tagged[tag]:
+                del self._tagged[tag]
+
+    def _marked(self, rows: Iterable[int]) -> NDArray[np.bool_]:
+        marked = np.zeros(len(self.ids), np.bool_)
+        marked[list(rows)] = True
+        return marked
+
+    def _leave(self, rows: Sequence[int]) -> None:
+        """The rows leave their conversations."""
+        self._changed.update(self._columns["session"][list(rows)].tolist())
+        self._columns["session"][list(rows)] = 0
+        self._columns["before"][list(rows)] = self._columns["after"][list(rows)] = 0
+
+    def _link(self) -> None:
+        """Order the conversations that changed."""
+        self._changed.discard(0)
+        if not self._changed:
+            return
+        session, at = self["session"], self["at"]
+        is_changed = np.zeros(len(self.names["session"]), np.bool_)
+        is_changed[list(self._changed)] = True
+        rows = np.flatnonzero(is_changed[session])
+        rows = rows[np.lexsort((at[rows], session[rows]))]
+        same = session[rows[1:]] == session[rows[:-1]]
+        if (ties := same & (at[rows[1:]] == at[rows[:-1]])).any():
+            rows = self._untied(rows, ties)
+        before, after = self["before"], self["after"]
+        before[rows[:1]] = after[rows[-1:]] = 0
+        before[rows[1:]] = np.where(same, rows[:-1], 0)
+        after[rows[:-1]] = np.where(same, rows[1:], 0)
+        self._changed.clear()
+
+    def _untied(self, rows: Rows, ties: NDArray[np.bool_]) -> Rows:
+        """Order what was said at one instant by id, so that every process comes to the same."""
+        group = np.concatenate(([0], np.cumsum(~ties)))
+        tied = np.flatnonzero(np.concatenate((ties, [False])) | np.concatenate(([False], ties)))
+        order = sorted(tied.tolist(), key=lambda place: (group[place], *shortlex(self.ids[rows[place]])))
+        rows[tied] = rows[order]
+        return rows
+
+    def _forget_names(self) -> None:
+        """Names that no document has any more are forgotten when they are the most."""
+        for name, codes in self.names.items():
+            if len(codes) > 2 * len(self) + 1000:
+                if name == "session":
+                    self._link()
+                kept = np.unique(np.append(self[name], 0))
+                by_code = list(codes)
+                self.names[name] = {by_code[code]: number for number, code in enumerate(kept.tolist())}
+                self[name][:] = np.searchsorted(kept, self[name])
+
+
+def shortlex(text: str) -> tuple[int, str]:
+    """Shorter first, then alphabetical: what ends in 9 comes before what ends in 10."""
+    return len(text), text

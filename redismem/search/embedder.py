@@ -1,0 +1,110 @@
+"""Texts to vectors. The default needs no model: it hashes words and parts of words, the same in every process.
+
+Any model is an `Embedder`: `Callable` takes a function, `SentenceTransformers` a model of that library.
+"""
+
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Callable as Function
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from redismem.errors import ConfigError, SchemaError
+from redismem.search.texts import words
+
+Matrix: TypeAlias = NDArray[np.float32]
+
+_NGRAM: Final = 4
+_NGRAM_WEIGHT: Final = 0.3
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Makes vectors of texts. Vectors of different `name` are not comparable: it says model and version."""
+
+    @property
+    def name(self) -> str:
+        """Which model this is."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """How long its vectors are."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """One row for each text. May be slow, and may be called from any thread."""
+        ...
+
+
+class Hashing:
+    """Words and their parts of four letters, hashed to signed places: what is spelled alike is alike.
+
+    It knows no meaning. Case and diacritics do not count, and a word counts less the oftener it is in the text.
+    """
+
+    def __init__(self, dimensions: int = 256) -> None:
+        if dimensions < 1:
+            raise ConfigError(f"dimensions must be at least 1, not {dimensions}")
+        self.dimensions = dimensions
+        self.name = f"hashing-1-{dimensions}"
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """One row of length 1 for each text; zero where there is no word."""
+        matrix = np.zeros((len(texts), self.dimensions), np.float32)
+        for row, text in zip(matrix, texts, strict=True):
+            for feature, count in Counter(_features(text)).items():
+                place = zlib.crc32(feature.encode("utf-8", "replace"))
+                weight = _NGRAM_WEIGHT if feature[0] == "#" else 1.0
+                row[place % self.dimensions] += (1 if place & 0x80000000 else -1) * weight * (1 + np.log(count))
+            row /= np.linalg.norm(row) or 1.0
+        return matrix
+
+
+class Callable:
+    """A function from texts to rows of numbers, as an embedder."""
+
+    def __init__(self, function: Function[[Sequence[str]], ArrayLike], dimensions: int, name: str) -> None:
+        self._function = function
+        self.dimensions = dimensions
+        self.name = name
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """What the function gives. Raises `SchemaError` if that is not a row of `dimensions` numbers for each text."""
+        matrix = np.asarray(self._function(texts) if texts else np.empty((0, self.dimensions)), np.float32)
+        if matrix.shape != (len(texts), self.dimensions):
+            raise SchemaError(
+                f"embedder {self.name}: {len(texts)} texts gave {matrix.shape}, not {(len(texts), self.dimensions)}"
+            )
+        return matrix
+
+
+class SentenceTransformers(Callable):
+    """A model of the library sentence-transformers: its name or path, or one that is loaded already."""
+
+    def __init__(self, model: Any = "all-MiniLM-L6-v2") -> None:
+        loaded = _loaded(model) if isinstance(model, str) else model
+        name = model if isinstance(model, str) else type(model).__name__
+        super().__init__(loaded.encode, int(loaded.get_sentence_embedding_dimension()), f"sentence-transformers-{name}")
+
+
+def _loaded(name: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise ConfigError("this embedder needs the package sentence-transformers, which is not installed") from None
+    return SentenceTransformer(name)
+
+
+def _features(text: str) -> Iterator[str]:
+    """Words as they are, and their parts marked with #, which no word has."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(letter))
+    for word in words(plain):
+        yield word
+        padded = f"_{word}_"
+        for start in range(max(1, len(padded) - _NGRAM + 1)):
+            yield f"#{padded[start : start + _NGRAM]}"

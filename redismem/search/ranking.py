@@ -1,0 +1,139 @@
+"""How well documents answer: words, conversation, vectors, and what lifts one of two that answer alike.
+
+`relevance` comes first: 0 to 1, a weighted mean of what text and vector say. Lifts multiply it, so they order what is
+relevant and never make anything relevant. docs/search.md explains each weight.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redismem.search.moments import Interval
+from redismem.search.texts import Rows
+
+Scores = NDArray[np.float64]
+
+_NEAR: Final = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What counts how much. All are at least 0; a part with 0 is left out.
+
+    Parts of the relevance, whose mean it is: `turn` (words of the document and its neighbours), `session` (words of its
+    whole conversation), `vector` (cosine, with a share from neighbours), `fusion` (reciprocal ranks in both lists).
+
+    `before` and `after` say how much a word counts that is not in a document, but in the one before it, the second one
+    before it, and those after it. `saturation` is BM25's k1, how little a further occurrence adds; `length` is BM25's b,
+    how much long texts are held back; `session_saturation` and `session_length` are the same for whole conversations.
+    `vector_context` is the share of the neighbours' vectors; `rank_constant` the k of reciprocal-rank fusion.
+
+    Lifts: a document that is all that the lift asks for gets 1 + weight times the relevance: `speaker` (the question
+    names who said it), `time` (it was said when the question says, or within a week of that), `answer` (it has a time
+    for "when", a number for "how many"), `recency` (halved every `half_life` seconds), `importance`.
+    """
+
+    turn: float = 1.0
+    session: float = 0.5
+    vector: float = 1.0
+    fusion: float = 0.5
+    before: tuple[float, float] = (0.6, 0.35)
+    after: tuple[float, float] = (0.5, 0.3)
+    saturation: float = 0.8
+    length: float = 0.4
+    session_saturation: float = 0.8
+    session_length: float = 0.6
+    vector_context: float = 0.3
+    rank_constant: float = 60.0
+    speaker: float = 0.5
+    time: float = 0.4
+    answer: float = 0.25
+    recency: float = 0.05
+    half_life: float = 30 * 86400.0
+    importance: float = 0.1
+
+    @property
+    def reach(self) -> Scores:
+        """Weights of a window, from the second document before to the second one after."""
+        return np.array((*reversed(self.before), 1.0, *self.after))
+
+
+def rarity(count: int, holding: float) -> float:
+    """BM25's weight of a word that is in `holding` of `count` texts."""
+    return float(np.log1p((max(count - holding, 0) + 0.5) / (holding + 0.5)))
+
+
+def turns(words: Sequence[tuple[Rows, float]], windows: Rows, length: NDArray[Any], mean: float, by: Weights) -> Scores:
+    """BM25 of documents with their neighbours, relative to the highest there is. A word: its rows, and its rarity."""
+    weights = by.reach / (1 - by.length + by.length * length[windows] / (mean or 1.0))
+    is_there, found = np.zeros(len(length), np.bool_), np.zeros(len(windows))
+    for rows, weight in words:
+        is_there[rows] = True
+        amount = np.einsum("ij,ij->i", is_there[windows], weights)
+        is_there[rows] = False
+        found += weight * amount / (amount + by.saturation)
+    return found / (sum(weight for _, weight in words) or 1.0)
+
+
+def sessions(
+    words: Iterable[tuple[Rows, float]], session: NDArray[Any], lengths: Scores, of: NDArray[Any], by: Weights
+) -> Scores:
+    """BM25 of the conversations that documents are `of`, each as one text, relative to the highest there is."""
+    found, total = np.zeros(len(of)), 0.0
+    there = int(np.count_nonzero(lengths[1:]))
+    norms = by.session_saturation * (
+        1 - by.session_length + by.session_length * lengths[of] / (lengths[1:].sum() / max(there, 1) or 1.0)
+    )
+    for rows, _ in words:
+        counts = np.bincount(session[rows], minlength=len(lengths))
+        weight = rarity(there, int(np.count_nonzero(counts[1:])))
+        amount = np.where(of > 0, counts[of], 0)
+        found += weight * amount / (amount + norms)
+        total += weight
+    return found / (total or 1.0)
+
+
+def in_context(cosines: Scores, windows: Rows, by: Weights) -> Scores:
+    """Each one's cosine, and to a share the highest among its neighbours', by their distance."""
+    around = by.reach.copy()
+    around[len(around) // 2] = 0
+    highest = (cosines[windows] * around).max(axis=1)
+    return np.asarray(cosines[windows[:, len(around) // 2]] * (1 - by.vector_context) + highest * by.vector_context)
+
+
+def fusion(lists: Sequence[Scores], by: Weights) -> Scores:
+    """Reciprocal-rank fusion, 1 for what is first in every list, times the best score, so that it says how good."""
+    fused = np.zeros(len(lists[0]))
+    for scores in lists:
+        ranks = np.empty(len(scores))
+        ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+        fused += np.where(scores > 0, (by.rank_constant + 1) / (by.rank_constant + 1 + ranks), 0)
+    return np.asarray(fused / len(lists) * np.maximum.reduce(lists))
+
+
+def in_time(at: Scores, intervals: Iterable[Interval]) -> Scores:
+    """1 within one of the intervals; at either side of it less, down to 0 a week away."""
+    found = np.zeros(len(at))
+    for start, end in intervals:
+        away = np.maximum(np.maximum(start - at, at - end), 0)
+        found = np.maximum(found, np.maximum(1 - away / _NEAR, 0) ** 2)
+    return found
+
+
+def recency(at: Scores, now: float, by: Weights) -> Scores:
+    """Halved every `half_life` seconds before `now`."""
+    return np.asarray(0.5 ** (np.maximum(now - at, 0) / by.half_life))
+
+
+def together(parts: Mapping[str, Scores], lifts: Mapping[str, Scores], by: Weights, count: int) -> Scores:
+    """The score: the weighted mean of the parts, 1 without any, times the lifts; 0 to 1."""
+    weights = {name: getattr(by, name) for name in (*parts, *lifts)}
+    score = np.zeros(count) if parts else np.ones(count)
+    for name, part in parts.items():
+        score += part * (weights[name] / (sum(weights[part] for part in parts) or 1.0))
+    for name, lift in lifts.items():
+        score = score * ((1 + weights[name] * lift) / (1 + weights[name]))
+    return np.clip(score, 0, 1)

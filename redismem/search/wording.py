@@ -1,0 +1,98 @@
+"""What the words of a question mean for a search: which count, which are one word, who and what is asked for.
+
+English has its tables here; words of other languages are stemmed and weighted by how rare they are, as all are.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from redismem.search.texts import Stemmer, words
+
+_STOP_WORDS: Final = frozenset(
+    ["a", "about", "after", "again", "ago", "all", "also", "am", "an", "and", "any", "anything", "are", "as", "at", "be", "because", "been", "before", "being", "between", "both", "but", "by", "can", "could", "d", "did", "do", "does", "doing", "done", "during", "each", "either", "else", "ever", "every", "few", "for", "from", "further", "get", "gets", "getting", "got", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "itself", "just", "know", "let", "like", "ll", "m", "many", "may", "me", "might", "mine", "more", "most", "much", "must", "my", "neither", "no", "nor", "not", "now", "of", "off", "on", "once", "one", "only", "or", "other", "ought", "our", "ours", "out", "over", "own", "please", "re", "s", "same", "say", "said", "says", "shall", "she", "should", "so", "some", "someone", "something", "such", "t", "tell", "than", "that", "the", "their", "them", "themselves", "then", "there", "these", "they", "thing", "things", "this", "those", "through", "to", "too", "under", "until", "up", "upon", "us", "used", "ve", "very", "was", "we", "were", "what", "whatever", "when", "where", "whether", "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "would", "yet", "you", "your", "yours"]
+)
+_IRREGULAR: Final = """arise arose arisen|awake awoke awoken|bear bore born borne|beat beaten|become became|begin began
+begun|bend bent|bind bound|bite bit bitten|bleed bled|blow blew blown|break broke broken|breed bred|bring brought|build
+built|burn burnt|buy bought|catch caught|choose chose chosen|come came|creep crept|deal dealt|dig dug|draw drew drawn|
+dream dreamt|drink drank drunk|drive drove driven|eat ate eaten|fall fell fallen|feed fed|feel felt|fight fought|find
+found|flee fled|fly flew flown|forbid forbade forbidden|forget forgot forgotten|forgive forgave forgiven|freeze froze
+frozen|give gave given|go went gone|grow grew grown|hang hung|hear heard|hide hid hidden|hold held|keep kept|kneel
+knelt|lay laid|lead led|leap leapt|learn learnt|leave left|lend lent|lose lost|make made|mean meant|meet met|pay paid|
+prove proven|ride rode ridden|ring rang rung|rise rose risen|run ran|see saw seen|seek sought|sell sold|send sent|sew
+sewn|shake shook shaken|shine shone|shoot shot|show shown|shrink shrank shrunk|sing sang sung|sink sank sunk|sit sat|
+sleep slept|slide slid|speak spoke spoken|spend spent|spin spun|stand stood|steal stole stolen|stick stuck|strike
+struck|swear swore sworn|sweep swept|swim swam swum|swing swung|take took taken|teach taught|tear tore torn|tell told|
+think thought|throw threw thrown|understand understood|wake woke woken|wear wore worn|weave wove woven|weep wept|win
+won|write wrote written|child children|person people|man men|woman women|foot feet|tooth teeth|goose geese|mouse mice|
+life lives|wife wives|knife knives|leaf leaves|wolf wolves|half halves|one 1|two 2|three 3|four 4|five 5|six 6|seven 7|
+eight 8|nine 9|ten 10|twelve 12|mom mum mother|dad father|grandma grandmother|grandpa grandfather|kid child children|
+tv television|photo photograph picture|movie film|bike bicycle|phone telephone"""
+_EXPECTED: Final = (
+    (
+        re.compile(r"\b(?:when|how long|what (?:time|date|day|month|year)|which (?:date|day|month|year))\b", re.I),
+        re.compile(
+            r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|recently|since|weekend|weeks?|months?|years?|"
+            r"(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?:19|20)\d\d|january|february|march|april|june|july|august|"
+            r"september|october|november|december)\b",
+            re.I,
+        ),
+    ),
+    (
+        re.compile(r"\bhow (?:many|much|old|far|often|big|tall)\b", re.I),
+        re.compile(
+            r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand|once|twice|couple)\b",
+            re.I,
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a question says. `terms`: forms of one word each; `speakers`: those of the given ones that it names."""
+
+    terms: tuple[frozenset[str], ...]
+    speakers: frozenset[str]
+    expected: "re.Pattern[str] | None"
+    """What a text contains that can answer: a time for "when", a number for "how many"; None: no telling."""
+
+
+def read(question: str, speakers: Collection[str], stemmer: Stemmer, most: int) -> Wording:
+    """Understand a question; of its different words the first `most` count."""
+    given = [word.lower() for word in words(question)]
+    named = _named(given, speakers)
+    names = {word.lower() for name in named for word in words(name)}
+    # who speaks is scored by itself, and those who say a name are not who bears it
+    content = [word for word in given if word not in _STOP_WORDS and word not in names]
+    bare = [word for word in given if word not in _STOP_WORDS] or given
+    expected = next((answer for asks, answer in _EXPECTED if asks.search(question)), None)
+    return Wording(_terms(content or bare, stemmer, most), named, expected)
+
+
+def _named(given: Iterable[str], speakers: Collection[str]) -> frozenset[str]:
+    said = set(given)
+    return frozenset(name for name in speakers if any(word.lower() in said for word in words(name)))
+
+
+def _terms(given: list[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:
+    forms = _other_forms()
+    different = dict(zip(reversed(stems := stemmer.stems(given)), reversed(given), strict=True))
+    kept = [stem for stem in dict.fromkeys(stems) if stem][:most]
+    return tuple(frozenset({different[stem]}) | forms.get(stem, frozenset()) for stem in kept)
+
+
+@cache
+def _other_forms() -> dict[str, frozenset[str]]:
+    """The stem of a word -> the forms of it that have another stem: "buy", "buying", "bought" are one word."""
+    groups = [group.split() for group in _IRREGULAR.replace("\n", " ").split("|")]
+    stemmer = Stemmer()
+    stems = iter(stemmer.stems([form for group in groups for form in group]))
+    stemmer.close()
+    forms: dict[str, frozenset[str]] = {}
+    for group in groups:
+        for stem in [next(stems) for _ in group]:
+            forms[stem] = forms.get(stem, frozenset()) | frozenset(group)
+    return forms

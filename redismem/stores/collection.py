@@ -1,0 +1,253 @@
+"""Collections: documents of one scope, which is a team, a user, a project, or whatever remembers together.
+
+A document is an instance of a frozen pydantic model, kept as one value. What changes is written to a log, so that
+local indexes can follow (`redismem.search`). Documents may expire each at its time; a scope may be bounded
+(`Settings.max_documents`), and then those that are used least, and longest ago, go first. That somebody used a
+document is noted in memory and sent with the next write, so reading costs no writing.
+
+Each operation is one round trip and atomic, except `stream`, which is one for each batch.
+"""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from redismem.durability import Durability
+from redismem.errors import DecodeError
+from redismem.link.base import Argument, Command, Reply, only
+from redismem.link.features import ExpiryTier
+from redismem.operations import IDEMPOTENT
+from redismem.scripts import script, surely
+from redismem.stores.effects import Effects
+from redismem.stores.store import Shared
+from redismem.ttl import TTL, milliseconds
+
+D = TypeVar("D", bound=BaseModel)
+
+_MOST_NOTED: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Generic[D]):
+    """A document that is to be stored."""
+
+    id: str
+    document: D
+    ttl: TTL = None
+    rank: bytes = b""
+    """If not empty: replace the document that is there only if its rank is less."""
+    importance: float = 0.0
+    """0 to 1: the more important, the longer it stays unused."""
+    expected: bytes = b""
+    """If not empty: replace these bytes only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as the server has it."""
+
+    id: str
+    data: bytes | None
+    """None: it is gone."""
+    left: float
+    """Seconds that it lives, at least; infinity without end."""
+    uses: int = 0
+    successes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed up to a change."""
+
+    number: int
+    more: bool
+    documents: list[Stored]
+
+
+class Collection(Effects, Generic[D]):
+    """The documents of one kind, in all scopes."""
+
+    def __init__(self, shared: Shared, kind: str, model: type[D]) -> None:
+        super().__init__(shared)
+        self.kind = kind
+        self.model = model
+        self._adapter: TypeAdapter[D] = TypeAdapter(model)
+        self._used: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def put(self, scope: str, puts: Sequence[Put[D]], durable: Durability | None = None) -> list[bool | None]:
+        """Store documents: of each, whether it is new; None if it was not stored, because of its rank."""
+        arguments: list[Argument] = []
+        for one in puts:
+            uses = math.exp(4 * one.importance)
+            arguments += (
+                one.id,
+                self.encoded(one.document),
+                milliseconds(one.ttl),
+                one.rank,
+                f"{uses:.6f}",
+                one.expected,
+            )
+        reply = await self._change("collection_put", scope, arguments, durable)
+        outcomes = reply[1].decode() if isinstance(reply[1], bytes) else [outcome.decode() for outcome in reply[1]]
+        return [{"1": True, "2": False}.get(outcome) for outcome in outcomes]
+
+    async def drop(self, scope: str, ids: Sequence[str], durable: Durability | None = None) -> int:
+        """Forget documents: how many there were."""
+        return int((await self._change("collection_drop", scope, list(ids), durable))[1])
+
+    async def report(self, scope: str, id_: str, success: bool, durable: Durability | None = None) -> bool:
+        """Count a use that was reported, and whether it was a success. False if there is no such document."""
+        arguments: list[Argument] = [id_, 1, 1, int(success)]
+        return int((await self._change("collection_use", scope, arguments, durable))[1]) > 0
+
+    async def drop_all(self, scope: str, durable: Durability | None = None) -> int:
+        """Forget every document of a scope: how many there were."""
+        _, *keys = self._write_keys(scope)
+        receipt = await self._receipt(durable)
+        try:
+            count, _ = await self._link.transaction((("HLEN", keys[0]), ("DEL", *keys)), durable=receipt)
+        finally:
+            self._forget_kept(scope)
+        if receipt is not None:
+            receipt.check()
+        return int(count)
+
+    def used(self, scope: str, ids: Iterable[str]) -> None:
+        """Somebody was given these: the next write to the scope says so."""
+        with self._lock:
+            if len(self._used) < _MOST_NOTED:
+                self._used.update((scope, id_) for id_ in ids)
+
+    async def _change(self, verb: str, scope: str, arguments: list[Argument], durable: Durability | None) -> Reply:
+        arguments = [*self._head(), *arguments]
+        try:
+            return await self._effect(verb, self._write_keys(scope), arguments, durable, ahead=await self._noted(scope))
+        finally:
+            self._forget_kept(scope)
+
+    def _forget_kept(self, scope: str) -> None:
+        if self._shared.l1 is not None:
+            self._shared.l1.drop(self._keys.collection(scope, self.kind))
+
+    async def _noted(self, scope: str) -> list[Command]:
+        """What says which documents of a scope were used; nothing is lost by saying it twice."""
+        with self._lock:
+            mine = {key: self._used.pop(key) for key in list(self._used) if key[0] == scope}
+        if not mine:
+            return []
+        uses: list[Argument] = []
+        for (_, id_), times in mine.items():
+            uses += id_, times, 0, 0
+        call = script("collection_use", (await self._link.features()).tier)
+        return list(surely([call.command(self._write_keys(scope), (*IDEMPOTENT, *self._head(), *uses))]))
+
+    def _head(self) -> tuple[Argument, ...]:
+        settings = self._settings
+        return settings.max_documents or 0, settings.change_log, milliseconds(settings.use_half_life / math.log(2))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def read(self, scope: str, ids: Sequence[str]) -> list[Stored]:
+        """Documents by their ids, as the server has them."""
+        if not ids:
+            return []
+        key, meta = self._keys.collection(scope, self.kind), self._keys.collection_meta(scope, self.kind)
+        tier = (await self._link.features()).tier
+        reply = await script("collection_read", tier)(self._link, (key, self._keys.deadlines(key), meta), tuple(ids))
+        return [
+            Stored(id_, data, _seconds(left), int(uses), int(successes))
+            for id_, (data, left, uses, successes) in zip(ids, reply, strict=True)
+        ]
+
+    async def changes(self, scope: str, position: int, most: int) -> Changes | None:
+        """What has changed since that change, in one round trip; None if the log does not reach back that far."""
+        key, tier = self._keys.collection(scope, self.kind), (await self._link.features()).tier
+        log, meta = self._keys.collection_log(scope, self.kind), self._keys.collection_meta(scope, self.kind)
+        call = script("collection_changes", tier)
+        reply = await call(self._link, (key, self._keys.deadlines(key), log, meta), (position, most))
+        if reply[0] == b"RELOAD":
+            return None
+        documents = [
+            Stored(id_.decode(), data, _seconds(left), *map(int, counts)) for id_, data, left, *counts in reply[3:]
+        ]
+        return Changes(int(reply[1]), reply[2] == b"1", documents)
+
+    async def position(self, scope: str) -> tuple[int, bool]:
+        """The number of the latest change, and whether documents may have an end."""
+        meta = self._keys.collection_meta(scope, self.kind)
+        changes, timed = await self._link.execute("HMGET", meta, "change", "timed")
+        return int(changes or 0), timed is not None
+
+    async def counts(self, scope: str) -> dict[bytes, bytes]:
+        """All that was counted: `uses:<id>` and `successes:<id>`."""
+        flat = await self._link.execute("HGETALL", self._keys.collection_meta(scope, self.kind))
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def pages(self, scope: str, batch_size: int, *, timed: bool = True) -> AsyncIterator[list[Stored]]:
+        """Every document, in batches of about this size; those that change meanwhile as before or after.
+
+        A round trip for each batch, and another one if documents are `timed`.
+        """
+        key, cursor = self._keys.collection(scope, self.kind), b"0"
+        while True:
+            cursor, flat = await self._link.execute("HSCAN", key, cursor, "COUNT", batch_size)
+            ids, values = flat[::2], flat[1::2]
+            lefts = await self._lefts(key, ids) if timed and ids else [math.inf] * len(ids)
+            page = [
+                Stored(id_.decode(), data, left) for id_, data, left in zip(ids, values, lefts, strict=True) if left > 0
+            ]
+            if page:
+                yield page
+            if cursor == b"0":
+                return
+
+    async def _lefts(self, key: str, ids: Sequence[bytes]) -> list[float]:
+        """For how many seconds documents live, 0 for those that do not any more."""
+        if (await self._link.features()).tier is not ExpiryTier.DEADLINES:
+            return [_seconds(left) for left in await self._link.execute("HPTTL", key, "FIELDS", len(ids), *ids)]
+        asked: tuple[Command, ...] = ("ZMSCORE", self._keys.deadlines(key), *ids), ("TIME",)
+        scores, clock = only(await self._link.pipeline(asked))
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        return [math.inf if end is None else max(0.0, float(end) - now) / 1000 for end in scores]
+
+    # --- bytes ------------------------------------------------------------------------------------------------------
+
+    def encoded(self, document: D) -> bytes:
+        """A document's bytes; what is as the model has it anyway is left out."""
+        return self._codec.encode(document.model_dump(exclude_defaults=True))
+
+    def decoded(self, scope: str, id_: str, data: bytes) -> D:
+        """The document. Raises `DecodeError`."""
+        key = f"{self._keys.collection(scope, self.kind)}[{id_}]"
+        try:
+            return self._adapter.validate_python(self._codec.decode(data))
+        except DecodeError as error:
+            raise DecodeError(error.message, key) from None
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise DecodeError(f"no {self.model.__name__}: {place}: {problem['msg']}", key) from None
+
+    def _write_keys(self, scope: str) -> list[str]:
+        keys, key = self._keys, self._keys.collection(scope, self.kind)
+        return [
+            keys.scope_operations(scope),
+            key,
+            keys.deadlines(key),
+            keys.collection_log(scope, self.kind),
+            keys.collection_meta(scope, self.kind),
+            keys.collection_use(scope, self.kind),
+        ]
+
+
+def _seconds(left: int) -> float:
+    """Milliseconds as HPTTL says them: -1 is without end, -2 is over."""
+    return math.inf if left == -1 else max(0, left) / 1000

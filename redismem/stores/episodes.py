@@ -1,0 +1,156 @@
+"""Episodes: what agents went through, each told once, to be found again when something like it comes up.
+
+Contract, round trips and errors are those of `redismem.stores.documents`.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from redismem.durability import Durability
+from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.search.document import Document, Query
+from redismem.stores.collection import Put, Stored
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
+from redismem.stores.store import Shared
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
+
+
+class EpisodicMemory(BaseModel):
+    """Something that happened."""
+
+    model_config = ConfigDict(frozen=True)
+
+    memory_id: str = Field(default_factory=lambda: uuid4().hex)
+    content: str
+    task_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    speaker: str | None = None
+    tags: frozenset[str] = frozenset()
+    success: bool | None = None
+    score: float = 0.0
+    """How well it went: 0 to 1, such as a reward."""
+    importance: float = Field(default=0.5, ge=0, le=1)
+    created_at: datetime | None = None
+    """If it is not given, the time of adding, by the server's clock."""
+    metadata: dict[str, Any] = {}
+
+
+class EpisodeOperations(DocumentOperations[EpisodicMemory]):
+    """Every operation on episodes, written once."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared, "episodes", EpisodicMemory)
+
+    @op
+    async def add(
+        self,
+        episode: EpisodicMemory,
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> str:
+        """Remember an episode, for `ttl` seconds or for good; its id. The same id again replaces it."""
+        return (await self._add([episode], scope, ttl, durable))[0]
+
+    @op
+    async def add_many(
+        self,
+        episodes: Iterable[EpisodicMemory],
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> list[str]:
+        """Remember several episodes, all or none, in one round trip."""
+        return await self._add(list(episodes), scope, ttl, durable)
+
+    @op
+    async def search(
+        self,
+        query: str | None = None,
+        task_id: str | None = None,
+        session_id: str | None = None,
+        tags: Iterable[str] | None = None,
+        success_only: bool = False,
+        limit: int = 10,
+        min_score: float = 0.0,
+        *,
+        user_id: str | None = None,
+        speaker: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        scope: str = DEFAULT_SCOPE,
+    ) -> list[Result[EpisodicMemory]]:
+        """The best episodes that pass every filter, best first; without a query, the latest.
+
+        `tags`: those that have all of them. `since` and `until` are about `created_at`. `min_score` is what an answer
+        must score at least, 0 to 1; without a query, what the episode itself scored.
+        """
+        asked = Query(
+            text=query or "",
+            session=session_id,
+            task_id=task_id,
+            user=user_id,
+            speaker=speaker,
+            tags=frozenset(tags or ()),
+            success_only=success_only,
+            since=None if since is None else since.timestamp(),
+            until=None if until is None else until.timestamp(),
+            limit=limit,
+            min_score=min_score if query else 0.0,
+            min_reward=None if query else min_score,
+        )
+        return await self._search(scope, asked)
+
+    def document(self, stored: Stored, attributes: Mapping[str, Any]) -> Document:
+        """See `DocumentOperations.document`."""
+        return Document(
+            id=stored.id,
+            text=attributes["content"],
+            at=attributes["created_at"].timestamp(),
+            session=attributes.get("session_id"),
+            task_id=attributes.get("task_id"),
+            user=attributes.get("user_id"),
+            speaker=attributes.get("speaker"),
+            tags=attributes.get("tags", frozenset()),
+            importance=attributes.get("importance", 0.5),
+            score=attributes.get("score", 0.0),
+            success=attributes.get("success"),
+        )
+
+    async def _add(
+        self, episodes: list[EpisodicMemory], scope: str, ttl: float | None, durable: Durability | None
+    ) -> list[str]:
+        if not episodes:
+            return []
+        now = await self._now()
+        told = [one if one.created_at is not None else one.model_copy(update={"created_at": now}) for one in episodes]
+        await self.put(scope, [Put(one.memory_id, one, ttl, importance=one.importance) for one in told], durable)
+        return [one.memory_id for one in told]
+
+
+class EpisodeStore(EpisodeOperations, Blocking):
+    """Episodes for threads: every operation of `EpisodeOperations` as a plain call."""
+
+
+class AsyncEpisodeStore(EpisodeOperations, Asyncio):
+    """Episodes for tasks: every operation of `EpisodeOperations`, to be awaited."""
+
+
+class EpisodeBatch(EpisodeOperations, Batched):
+    """Episodes inside a batch: every operation of `EpisodeOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link

@@ -1,0 +1,152 @@
+"""Local replicas of collections: an index of each scope that this process searches, kept up with the server's log.
+
+Before it is searched, a replica asks for what has changed since it last did: one round trip, and none while L1's
+listener says that nothing has (`Settings.coherence`). So a search sees every write that was acknowledged before it, in
+any process. When the log does not reach back that far, the collection is read anew. Replicas are bounded, all
+together, and those that were searched longest ago go first.
+"""
+
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, Protocol
+
+from redismem.search.document import Document, Hit, Query
+from redismem.search.index import Index
+from redismem.stores.collection import Changes, Stored
+
+_PAGE: Final = 1000
+_AT_ONCE: Final = 2000
+_PAUSE: Final = 0.005
+
+
+class Source(Protocol):
+    """A collection on the server."""
+
+    async def changes(self, scope: str, position: int, most: int) -> Changes | None:
+        """What has changed since a change; None if the log does not reach back that far."""
+        ...
+
+    async def position(self, scope: str) -> tuple[int, bool]:
+        """The number of the latest change, and whether documents may have an end."""
+        ...
+
+    def pages(self, scope: str, batch_size: int, *, timed: bool) -> AsyncIterator[list[Stored]]:
+        """Every document, in batches."""
+        ...
+
+    def indexed(self, stored: Stored) -> Document | None:
+        """What is searched for a document; None if it cannot be read."""
+        ...
+
+    async def pause(self, seconds: float) -> None:
+        """Let others go on."""
+        ...
+
+
+class Replica:
+    """One scope's documents and their index. Thread-safe and task-safe. `clock` gives seconds."""
+
+    def __init__(self, scope: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.scope = scope
+        self.position: int | None = None
+        """The latest change that is here; None: nothing was read yet, or too much was missed."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._loads = False
+        self._index = Index()
+        self._stored: dict[str, Stored] = {}
+        self._ends: list[tuple[float, int, Stored]] = []
+        self._count = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def search(self, query: Query) -> list[tuple[Stored, Hit]]:
+        """The best documents, as they are stored, and how well they answer."""
+        self._reap()
+        return [(stored, hit) for hit in self._index.search(query) if (stored := self._stored.get(hit.id)) is not None]
+
+    async def sync(self, source: Source) -> None:
+        """See to it that every change from before this call is here."""
+        while True:
+            if (position := self.position) is None:
+                await self._load(source)
+                continue
+            changes = await source.changes(self.scope, position, _AT_ONCE)
+            with self._lock:
+                if self.position == position:  # else somebody else has asked meanwhile, and may know more
+                    if changes is not None:
+                        self._apply(source, changes.documents)
+                    self.position = None if changes is None else changes.number
+                is_here = changes is not None and self.position is not None and self.position >= changes.number
+                if changes is not None and is_here and not changes.more:
+                    return
+
+    async def _load(self, source: Source) -> None:
+        """Read everything. Who comes second waits for the first."""
+        with self._lock:
+            is_first, self._loads = not self._loads, True
+        if not is_first:
+            while self._loads:
+                await source.pause(_PAUSE)
+            return
+        try:
+            number, timed = await source.position(self.scope)
+            fresh = Replica(self.scope, self._clock)
+            async for page in source.pages(self.scope, _PAGE, timed=timed):
+                fresh._apply(source, page)
+            with self._lock:
+                self._index, self._stored = fresh._index, fresh._stored
+                self._ends, self._count = fresh._ends, fresh._count
+                self.position = number
+        finally:
+            self._loads = False
+
+    def _apply(self, source: Source, documents: Sequence[Stored]) -> None:
+        now, upserts, gone = self._clock(), list[Document](), list[str]()
+        for stored in documents:
+            document = None if stored.data is None else source.indexed(stored)
+            if document is None:
+                gone.append(stored.id)
+                self._stored.pop(stored.id, None)
+                continue
+            upserts.append(document)
+            self._stored[stored.id] = stored
+            if stored.left < math.inf:
+                heapq.heappush(self._ends, (now + stored.left, next(self._count), stored))
+        self._index.apply(upserts, gone)
+
+    def _reap(self) -> None:
+        """Documents that have expired are not found any more."""
+        with self._lock:
+            now, over = self._clock(), list[str]()
+            while self._ends and self._ends[0][0] <= now:
+                stored = heapq.heappop(self._ends)[-1]
+                if self._stored.get(stored.id) is stored:  # else it was replaced since
+                    over.append(stored.id)
+                    del self._stored[stored.id]
+            if over:
+                self._index.apply([], over)
+
+
+class Replicas:
+    """The replicas of one kind, of at most `most` documents in all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._of: OrderedDict[str, Replica] = OrderedDict()
+
+    def of(self, scope: str) -> Replica:
+        """The replica of a scope; it may be empty."""
+        with self._lock:
+            replica = self._of.setdefault(scope, Replica(scope))
+            self._of.move_to_end(scope)
+            while len(self._of) > 1 and sum(map(len, self._of.values())) > self._most:
+                self._of.popitem(last=False)
+            return replica

@@ -1,0 +1,185 @@
+"""Semantics: facts, as subject, predicate and object, each known once, with the confidence that it deserves.
+
+A fact that is learned again keeps the higher confidence, and what was told with it. Confidence fades: it halves in
+`Settings.confidence_half_life` unless the fact is learned again. Contract, round trips and errors are those of
+`redismem.stores.documents`.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from redismem.durability import Durability
+from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.search.document import Document, Query
+from redismem.stores.collection import Put, Stored
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
+from redismem.stores.identity import NaturalKey, normal
+from redismem.stores.rank import rank
+from redismem.stores.store import Shared
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
+
+_ALL = 1_000_000
+
+
+class SemanticMemory(BaseModel):
+    """A fact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    subject: str
+    predicate: str
+    object: str
+    confidence: float = Field(default=1.0, ge=0, le=1)
+    """How sure it is. What a store gives has faded since it was learned."""
+    source: str | None = None
+    user_id: str | None = None
+    tags: frozenset[str] = frozenset()
+    created_at: datetime | None = None
+    """When it was learned; if not given, the time of adding, by the server's clock."""
+    metadata: dict[str, Any] = {}
+
+    @property
+    def memory_id(self) -> str:
+        """The same for every telling of the fact, whatever its case and spaces."""
+        parts = (normal(NaturalKey, part) for part in (self.subject, self.predicate, self.object))
+        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+class SemanticOperations(DocumentOperations[SemanticMemory]):
+    """Every operation on facts, written once."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared, "semantics", SemanticMemory)
+
+    @op
+    async def add(
+        self,
+        fact: SemanticMemory,
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> bool:
+        """Learn a fact. False if it was known with more confidence, which then stays."""
+        return (await self._add([fact], scope, ttl, durable))[0]
+
+    @op
+    async def add_many(
+        self,
+        facts: Iterable[SemanticMemory],
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> list[bool]:
+        """Learn several facts in one round trip; of each what `add` says."""
+        return await self._add(list(facts), scope, ttl, durable)
+
+    @op
+    async def search(
+        self,
+        query: str | None = None,
+        limit: int = 5,
+        min_score: float = 0.0,
+        *,
+        user_id: str | None = None,
+        tags: Iterable[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        scope: str = DEFAULT_SCOPE,
+    ) -> list[Result[SemanticMemory]]:
+        """The facts that answer best and pass every filter, best first; without a query, the latest."""
+        asked = Query(
+            text=query or "",
+            user=user_id,
+            tags=frozenset(tags),
+            since=None if since is None else since.timestamp(),
+            until=None if until is None else until.timestamp(),
+            limit=limit,
+            min_score=min_score,
+        )
+        return await self._search(scope, asked)
+
+    @op
+    async def query(
+        self,
+        subject: str | None = None,
+        predicate: str | None = None,
+        object: str | None = None,  # noqa: A002  (the third part of a fact)
+        *,
+        min_confidence: float = 0.0,
+        limit: int = 100,
+        scope: str = DEFAULT_SCOPE,
+    ) -> list[SemanticMemory]:
+        """The facts about a subject, with a predicate, of an object, the surest first."""
+        parts = {"s": subject, "p": predicate, "o": object}
+        tags = frozenset(_part(kind, text) for kind, text in parts.items() if text is not None)
+        found = await self._search(scope, Query(tags=tags, limit=_ALL))
+        facts = [one.document for one in found if one.document.confidence >= min_confidence]
+        return sorted(facts, key=lambda fact: -fact.confidence)[:limit]
+
+    def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
+        """See `DocumentOperations.document`."""
+        parts = attributes["subject"], attributes["predicate"], attributes["object"]
+        return Document(
+            id=stored.id,
+            text=" ".join(parts),
+            at=attributes["created_at"].timestamp(),
+            user=attributes.get("user_id"),
+            tags=frozenset(attributes.get("tags", ()))
+            | {_part(kind, text) for kind, text in zip("spo", parts, strict=True)},
+            importance=attributes.get("confidence", 1.0),
+            score=attributes.get("confidence", 1.0),
+        )
+
+    def seen(self, document: SemanticMemory, stored: Stored) -> SemanticMemory:
+        """See `DocumentOperations.seen`: the confidence has faded since the fact was learned."""
+        del stored
+        if document.created_at is None or self._offset is None:
+            return document
+        age = max(0.0, self._server_seconds() - document.created_at.timestamp())
+        left = 0.5 ** (age / self._settings.confidence_half_life)
+        return document.model_copy(update={"confidence": document.confidence * left})
+
+    async def _add(
+        self, facts: list[SemanticMemory], scope: str, ttl: float | None, durable: Durability | None
+    ) -> list[bool]:
+        if not facts:
+            return []
+        now = await self._now()
+        told = [one if one.created_at is not None else one.model_copy(update={"created_at": now}) for one in facts]
+        puts = [
+            Put(one.memory_id, one, ttl, rank(one.confidence) + rank(one.created_at), importance=one.confidence)
+            for one in told
+        ]
+        return [outcome is not None for outcome in await self.put(scope, puts, durable)]
+
+
+def _part(kind: str, text: str) -> str:
+    """What a fact is found by, among its tags."""
+    return f"\0{kind}{normal(NaturalKey, text)}"
+
+
+class SemanticStore(SemanticOperations, Blocking):
+    """Facts for threads: every operation of `SemanticOperations` as a plain call."""
+
+
+class AsyncSemanticStore(SemanticOperations, Asyncio):
+    """Facts for tasks: every operation of `SemanticOperations`, to be awaited."""
+
+
+class SemanticBatch(SemanticOperations, Batched):
+    """Facts inside a batch: every operation of `SemanticOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link

@@ -1,0 +1,144 @@
+"""Skills: what agents know how to do, under a name each, and how often it was done, and worked.
+
+Uses and successes are counted atomically, by whichever worker reports them, and rank what a search finds. Contract,
+round trips and errors are those of `redismem.stores.documents`.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from redismem.durability import Durability
+from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.search.document import Document, Query
+from redismem.stores.collection import Put, Stored
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
+from redismem.stores.store import Shared
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
+
+_ALL = 1_000_000
+
+
+class SkillMemory(BaseModel):
+    """Something that an agent knows how to do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    skill_name: str
+    description: str = ""
+    content: str = ""
+    """How it is done: steps, code, a prompt."""
+    tags: frozenset[str] = frozenset()
+    created_at: datetime | None = None
+    """If it is not given, the time of adding, by the server's clock."""
+    metadata: dict[str, Any] = {}
+    uses: int = 0
+    """How often it was reported to be used. The server counts; what is given here is not stored."""
+    successes: int = 0
+    """How many of the uses worked."""
+
+    @property
+    def success_rate(self) -> float:
+        """The share of uses that worked, as if there had been one success and one failure before."""
+        return (self.successes + 1) / (self.uses + 2)
+
+
+class SkillOperations(DocumentOperations[SkillMemory]):
+    """Every operation on skills, written once."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared, "skills", SkillMemory)
+
+    @op
+    async def add(
+        self,
+        skill: SkillMemory,
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> bool:
+        """Learn a skill, or learn it anew; what was counted stays. True if there was none of that name."""
+        now = await self._now()
+        told = skill.model_copy(update={"uses": 0, "successes": 0, "created_at": skill.created_at or now})
+        return (await self.put(scope, [Put(skill.skill_name, told, ttl)], durable))[0] is True
+
+    @op
+    async def use(
+        self, skill_name: str, *, success: bool, scope: str = DEFAULT_SCOPE, durable: Durability | None = None
+    ) -> bool:
+        """Count a use, and whether it worked. False if there is no such skill."""
+        return await self.report(scope, skill_name, success, durable)
+
+    @op
+    async def search(
+        self,
+        query: str | None = None,
+        limit: int = 5,
+        min_score: float = 0.0,
+        *,
+        tags: Iterable[str] = (),
+        scope: str = DEFAULT_SCOPE,
+    ) -> list[Result[SkillMemory]]:
+        """The skills that fit best, those that work before those that do not; without a query, the best of all."""
+        if query is not None:
+            asked = Query(text=query, tags=frozenset(tags), limit=limit, min_score=min_score)
+            return await self._search(scope, asked)
+        found = await self._search(scope, Query(tags=frozenset(tags), limit=_ALL))
+        best = sorted(found, key=lambda one: (-one.document.success_rate, -one.document.uses))
+        rated = [Result(one.document, one.document.success_rate) for one in best]
+        return [one for one in rated if one.score >= min_score][:limit]
+
+    async def pages(self, scope: str, batch_size: int, *, timed: bool = True) -> AsyncIterator[list[Stored]]:
+        """See `Collection.pages`: with what was counted."""
+        counts = await self.counts(scope)
+        async for page in super().pages(scope, batch_size, timed=timed):
+            yield [
+                replace(
+                    one,
+                    uses=int(counts.get(b"uses:" + one.id.encode(), 0)),
+                    successes=int(counts.get(b"successes:" + one.id.encode(), 0)),
+                )
+                for one in page
+            ]
+
+    def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
+        """See `DocumentOperations.document`."""
+        texts = stored.id, attributes.get("description", ""), attributes.get("content", "")
+        rate = (stored.successes + 1) / (stored.uses + 2)
+        return Document(
+            id=stored.id,
+            text="\n".join(texts).replace("_", " "),
+            at=attributes["created_at"].timestamp(),
+            tags=attributes.get("tags", frozenset()),
+            importance=rate,
+            score=rate,
+        )
+
+    def seen(self, document: SkillMemory, stored: Stored) -> SkillMemory:
+        """See `DocumentOperations.seen`: with what was counted."""
+        return document.model_copy(update={"uses": stored.uses, "successes": stored.successes})
+
+
+class SkillStore(SkillOperations, Blocking):
+    """Skills for threads: every operation of `SkillOperations` as a plain call."""
+
+
+class AsyncSkillStore(SkillOperations, Asyncio):
+    """Skills for tasks: every operation of `SkillOperations`, to be awaited."""
+
+
+class SkillBatch(SkillOperations, Batched):
+    """Skills inside a batch: every operation of `SkillOperations`, giving a `Handle`."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link

@@ -1,0 +1,328 @@
+"""Episodes, facts and skills: stored, found, forgotten; everywhere, in both flavours."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from redismem import AsyncMemory, EpisodicMemory, SemanticMemory, SkillMemory
+from redismem.errors import Conflict, DecodeError, InvalidKey
+from tests.contract.flavours import SOON, Place, all_raise, eventually, nothing_is_left, on_servers, results
+
+pytestmark = on_servers
+
+
+def episode(number: int, **more: Any) -> EpisodicMemory:
+    return EpisodicMemory(memory_id=f"e{number}", content=f"Episode {number} about bookings", **more)
+
+
+async def ids(memory: AsyncMemory, *args: Any, **kwargs: Any) -> list[str]:
+    """What a search of episodes finds."""
+    return [one.document.memory_id for one in await memory.episodes.search(*args, **kwargs)]
+
+
+# --- episodes -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_episode_comes_back(memory: AsyncMemory) -> None:
+    told = episode(
+        1,
+        task_id="t",
+        session_id="s",
+        user_id="u",
+        speaker="Ann",
+        tags=frozenset({"a", "b"}),
+        success=False,
+        score=0.5,
+        importance=0.9,
+        created_at=datetime(2024, 5, 6, tzinfo=UTC),
+        metadata={"steps": [1, 2], "to": "Lisboa"},
+    )
+    assert await memory.episodes.add(told) == "e1"
+    assert await memory.episodes.get("e1") == told
+    assert await memory.episodes.get("e2") is await memory.episodes.get("e1", scope="other") is None
+    assert await memory.episodes.get_many(["e2", "e1"]) == [told]
+    assert await memory.episodes.count() == 1
+    with_time = await memory.episodes.get(await memory.episodes.add(EpisodicMemory(content="now")))
+    assert with_time is not None
+    assert abs(with_time.created_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+async def test_every_filter(memory: AsyncMemory) -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    await memory.episodes.add_many(
+        episode(
+            number,
+            task_id=f"t{number % 2}",
+            session_id=f"s{number % 3}",
+            user_id=f"u{number % 2}",
+            speaker=("Ann", "Bob")[number % 2],
+            tags=frozenset({"all", f"tag{number}"}),
+            success=[True, False, None][number % 3],
+            score=number / 10,
+            created_at=start + timedelta(days=number),
+        )
+        for number in range(6)
+    )
+    for filters, expected in (
+        ({}, "543210"),
+        ({"task_id": "t1"}, "531"),
+        ({"session_id": "s0"}, "30"),
+        ({"user_id": "u0"}, "420"),
+        ({"speaker": "Bob"}, "531"),
+        ({"tags": ["all", "tag2"]}, "2"),
+        ({"tags": ["none"]}, ""),
+        ({"success_only": True}, "30"),
+        ({"min_score": 0.35}, "54"),
+        ({"since": start + timedelta(days=2), "until": start + timedelta(days=4)}, "32"),
+        ({"limit": 2}, "54"),
+        ({"task_id": "t1", "session_id": "s0", "success_only": True}, "3"),
+    ):
+        expected_ids = [f"e{number}" for number in expected]
+        assert await ids(memory, **filters) == expected_ids, filters
+        assert set(await ids(memory, "bookings", **(filters | {"min_score": 0.0}))) >= set(expected_ids[:0])
+    assert await ids(memory, "episode 4") == await ids(memory, "episode 4", limit=99)
+    assert (await ids(memory, "episode 4"))[0] == "e4"
+    assert await ids(memory, "zeppelin") == []
+
+
+async def test_scores_mean_something(memory: AsyncMemory) -> None:
+    await memory.episodes.add(
+        EpisodicMemory(memory_id="a", content="The flight to Lisboa was cancelled by the airline")
+    )
+    await memory.episodes.add(EpisodicMemory(memory_id="b", content="Ann likes her coffee without milk, and flight"))
+    found = await memory.episodes.search("cancelled flights to Lisboa")
+    assert found[0].document.memory_id == "a"
+    assert all(0 < one.score <= 1 for one in found)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert await ids(memory, "cancelled flights to Lisboa", min_score=found[0].score) == ["a"]
+
+
+async def test_a_search_sees_every_write_before_it(memory: AsyncMemory, opened: Callable[..., AsyncMemory]) -> None:
+    other = opened()
+    assert await ids(memory, "bookings") == []
+    for number in range(5):
+        await other.episodes.add(episode(number))
+        assert set(await ids(memory, "bookings")) == {f"e{n}" for n in range(number + 1)}
+    assert await other.episodes.delete("e3", "e9") == 1
+    assert "e3" not in await ids(memory, "bookings")
+    await other.episodes.update("e2", lambda one: one.model_copy(update={"content": "about zeppelins"}))
+    assert await ids(memory, "zeppelin") == ["e2"]
+    assert "e2" not in await ids(memory, "bookings")
+
+
+async def test_who_missed_too_much_reads_anew(opened: Callable[..., AsyncMemory]) -> None:
+    reader, writer = opened(change_log=10), opened(change_log=10)
+    await writer.episodes.add(episode(0))
+    assert await ids(reader, "bookings") == ["e0"]
+    await writer.episodes.delete("e0")
+    for number in range(1, 400):  # logs are trimmed in whole nodes
+        await writer.episodes.add(episode(number))
+    assert len(await ids(reader, "bookings", limit=1000)) == 399
+    assert "e0" not in await ids(reader, "bookings", limit=1000)
+
+
+async def test_many_changes_come_in_parts(opened: Callable[..., AsyncMemory]) -> None:
+    reader, writer = opened(), opened()
+    assert await ids(reader) == []
+    for start in range(0, 5000, 1000):
+        await writer.episodes.add_many(episode(number) for number in range(start, start + 1000))
+    assert len(await ids(reader, limit=9999)) == 5000
+
+
+async def test_an_episode_ends_and_is_not_found(memory: AsyncMemory, opened: Callable[..., AsyncMemory]) -> None:
+    late = opened()
+    await memory.episodes.add(episode(1), ttl=SOON)
+    await memory.episodes.add(episode(2), ttl=100)
+    await memory.episodes.add(episode(3))
+
+    async def is_over() -> bool:
+        return await memory.episodes.get("e1") is None
+
+    await eventually(is_over)
+
+    async def is_not_found() -> bool:
+        return set(await ids(memory, "bookings")) == {"e2", "e3"}
+
+    await eventually(is_not_found)
+    assert set(await ids(late, "bookings")) == {"e2", "e3"}
+    await memory.episodes.update("e2", lambda one: one.model_copy(update={"score": 1.0}))
+    assert (await memory.episodes.get("e2")).score == 1.0  # type: ignore[union-attr]
+
+
+async def test_a_stream_has_everything_in_batches(memory: AsyncMemory) -> None:
+    await memory.episodes.add_many(episode(number, score=number / 1000) for number in range(1000))
+    met: list[str] = []
+    sizes: list[int] = []
+    async for batch in memory.episodes.stream(batch_size=50, min_score=0.5):
+        met += [one.memory_id for one in batch]
+        sizes.append(len(batch))
+    assert sorted(set(met)) == sorted(f"e{number}" for number in range(500, 1000))
+    assert max(sizes) < 500
+
+
+async def test_updates_start_over(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add(episode(1))
+    seen: list[str] = []
+    with place.raw() as raw:
+        key = "redismem:scope:{default}:episodes"
+        (before,) = raw.hvals(key)
+
+        def fn(one: EpisodicMemory) -> EpisodicMemory:
+            seen.append(one.content)
+            if len(seen) == 1:
+                raw.hset(key, "e1", before.replace(b"bookings", b"parcels "))
+            return one.model_copy(update={"score": 1.0})
+
+        changed = await memory.episodes.update("e1", fn)
+    assert changed is not None
+    assert len(seen) == 2
+    assert changed.content.endswith("parcels ")
+    assert await memory.episodes.update("e2", fn) is None
+
+
+async def test_update_gives_up(opened: Callable[..., AsyncMemory], place: Place) -> None:
+    memory = opened(update_attempts=2)
+    await memory.episodes.add(episode(1))
+
+    def disturbed(one: EpisodicMemory) -> EpisodicMemory:
+        with place.raw() as raw:
+            document = raw.hget("redismem:scope:{default}:episodes", "e1")
+            raw.hset("redismem:scope:{default}:episodes", "e1", document + b"x")
+            raw.hset("redismem:scope:{default}:episodes", "e1", b"\x81\xa7content\xa1" + bytes([97 + len(seen)]))
+        seen.append(one)
+        return one
+
+    seen: list[EpisodicMemory] = []
+    with pytest.raises(Conflict, match="each of 2 attempts"):
+        await memory.episodes.update("e1", disturbed)
+
+
+async def test_the_least_used_go_when_there_are_too_many(opened: Callable[..., AsyncMemory]) -> None:
+    memory = opened(max_documents=5)
+    for number in range(5):
+        await memory.episodes.add(episode(number, importance=0.9 if number == 1 else 0.1))
+    for _ in range(30):
+        await memory.episodes.get("e0")
+    await memory.episodes.add_many(episode(number, importance=0.1) for number in range(5, 8))
+    kept = set(await ids(memory, "bookings"))
+    assert len(kept) == await memory.episodes.count() == 5
+    assert {"e0", "e1"} < kept
+    assert set(await ids(opened(), "bookings")) == kept
+
+
+async def test_what_cannot_be_read_hides_nothing(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add_many([episode(1), episode(2)])
+    with place.raw() as raw:
+        raw.hset("redismem:scope:{default}:episodes", "e1", b"\xc1")
+        raw.hset("redismem:scope:{default}:episodes", "e3", b"\x81\xa1x\x01")
+    assert await ids(memory, "bookings") == ["e2"]
+    assert [[one.memory_id for one in batch] async for batch in memory.episodes.stream()] == [["e2"]]
+    with pytest.raises(DecodeError, match=r"scope:{default}:episodes\[e1\]"):
+        await memory.episodes.get("e1")
+    await all_raise(InvalidKey, memory.episodes.add(episode(1), scope=""), memory.episodes.search("x", scope="\ud800"))
+
+
+async def test_in_a_batch(memory: AsyncMemory) -> None:
+    async with memory.batch() as batch:
+        added = [batch.episodes.add(episode(number)) for number in range(20)]
+        facts = batch.semantics.add(SemanticMemory(subject="a", predicate="is", object="b"))
+        skill = batch.skills.add(SkillMemory(skill_name="s"))
+    assert results(added) == [f"e{number}" for number in range(20)]
+    assert facts.result()
+    assert skill.result()
+    async with memory.batch() as batch:
+        found, got = batch.episodes.search("bookings", limit=50), batch.episodes.get("e7")
+    assert len(found.result()) == 20
+    assert got.result() == (await memory.episodes.get_many(["e7"]))[0]
+
+
+async def test_nothing_is_left(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add_many([episode(1), episode(2)], ttl=100)
+    await memory.skills.add(SkillMemory(skill_name="s"))
+    await memory.skills.use("s", success=True)
+    await memory.semantics.add(SemanticMemory(subject="a", predicate="is", object="b"))
+    assert await memory.episodes.forget() == 2
+    assert await memory.skills.forget() == await memory.semantics.forget() == 1
+    assert await memory.episodes.forget() == 0
+    assert await ids(memory, "bookings") == []
+    await memory.episodes.add(episode(3))
+    assert await ids(memory, "bookings") == ["e3"]
+    await memory.episodes.forget()
+    await nothing_is_left(place)
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+def fact(subject: str, predicate: str, object_: str, confidence: float = 1.0, **more: Any) -> SemanticMemory:
+    return SemanticMemory(subject=subject, predicate=predicate, object=object_, confidence=confidence, **more)
+
+
+async def test_a_fact_is_known_once_with_the_higher_confidence(memory: AsyncMemory) -> None:
+    assert await memory.semantics.add(fact("Ann", "likes", "coffee", 0.5, source="chat"))
+    assert not await memory.semantics.add(fact("ann", "LIKES", " coffee", 0.3, source="guess"))
+    assert await memory.semantics.add(fact("Ann", "likes", "Coffee", 0.9, source="form"))
+    (known,) = await memory.semantics.query("ANN")
+    assert (known.source, round(known.confidence, 3)) == ("form", 0.9)
+    assert await memory.semantics.count() == 1
+
+
+async def test_facts_are_asked_by_their_parts_and_by_text(memory: AsyncMemory) -> None:
+    await memory.semantics.add_many(
+        [
+            fact("Ann", "likes", "coffee", 0.9),
+            fact("Ann", "lives in", "Lisboa", 0.4),
+            fact("Bob", "likes", "tea", 0.7),
+        ]
+    )
+    assert [one.object for one in await memory.semantics.query("ann")] == ["coffee", "Lisboa"]
+    assert [one.object for one in await memory.semantics.query(predicate="likes")] == ["coffee", "tea"]
+    assert [one.subject for one in await memory.semantics.query(object="TEA")] == ["Bob"]
+    for sure in (await memory.semantics.query("ann", min_confidence=0.5), await memory.semantics.query("ann", "likes")):
+        assert [one.object for one in sure] == ["coffee"]
+    assert len(await memory.semantics.query(limit=2)) == 2
+    assert (await memory.semantics.search("where does Ann live?"))[0].document.object == "Lisboa"
+    learned = (await memory.semantics.query("bob"))[0]
+    assert await memory.semantics.get(learned.memory_id) is not None
+    assert await memory.semantics.delete(learned.memory_id) == 1
+    assert await memory.semantics.query("bob") == []
+
+
+async def test_confidence_fades(opened: Callable[..., AsyncMemory]) -> None:
+    memory = opened(confidence_half_life=86_400)
+    two_days_ago = datetime.now(UTC) - timedelta(days=2)
+    await memory.semantics.add(fact("Ann", "likes", "coffee", 0.8, created_at=two_days_ago))
+    (known,) = await memory.semantics.query("Ann")
+    assert known.confidence == pytest.approx(0.2, abs=0.01)
+
+
+# --- skills ---------------------------------------------------------------------------------------------------------
+
+
+async def test_skills_count_uses_and_successes(memory: AsyncMemory, opened: Callable[..., AsyncMemory]) -> None:
+    other = opened()
+    for name in ("book_flight", "cancel_flight", "refund"):
+        assert await memory.skills.add(SkillMemory(skill_name=name, description="about flights and refunds"))
+    await asyncio.gather(
+        *(one.skills.use("refund", success=number % 10 > 0) for one in (memory, other) for number in range(20))
+    )
+    await memory.skills.use("cancel_flight", success=False)
+    assert not await memory.skills.use("unknown", success=True)
+    refund = await memory.skills.get("refund")
+    assert refund is not None
+    assert (refund.uses, refund.successes) == (40, 36)
+    assert not await memory.skills.add(refund.model_copy(update={"content": "new steps", "uses": 5}))
+    again = await other.skills.get("refund")
+    assert again is not None
+    assert (again.uses, again.successes, again.content) == (40, 36, "new steps")
+    assert [one.document.skill_name for one in await memory.skills.search()] == [
+        "refund",
+        "book_flight",
+        "cancel_flight",
+    ]
+    late = opened()
+    (first, *_) = await late.skills.search("cancel a flight")
+    assert (first.document.skill_name, first.document.uses) == ("cancel_flight", 1)
