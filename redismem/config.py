@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from redismem.durability import Durability
 from redismem.errors import ConfigError
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=100 * 365.25 * 86_400, allow_inf_nan=False)]
 Limit = Annotated[int, Field(gt=0)]
 
 

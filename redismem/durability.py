@@ -28,7 +28,9 @@ class Durability:
     def __post_init__(self) -> None:
         if type(self.replicas) is not int or self.replicas < 0:
             raise ConfigError(f"durability: replicas must be an int from 0, not {self.replicas!r}")
-        if not (math.isfinite(self.timeout) and self.timeout >= 0.001):
+        if type(self.fsync) is not bool:
+            raise ConfigError(f"durability: fsync must be True or False, not {self.fsync!r}")
+        if type(self.timeout) not in (int, float) or not (math.isfinite(self.timeout) and self.timeout >= 0.001):
             raise ConfigError(f"durability: timeout must be seconds, at least 0.001, not {self.timeout!r}")
 
     def __bool__(self) -> bool:

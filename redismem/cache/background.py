@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Coroutine
 from queue import SimpleQueue
 from typing import Any
@@ -51,11 +52,15 @@ class Worker(Background):
         """See `Background.restart`."""
         self._lock = threading.Lock()
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
-        self._is_running = False
+        self._is_running = self._is_closed = False
+        weakref.finalize(self, self._queue.put, None)
 
     def submit(self, work: Work) -> None:
         """See `Background.submit`."""
         with self._lock:
+            if self._is_closed:
+                work.close()
+                return
             if not self._is_running:
                 threading.Thread(target=_work_off, args=(self._queue,), name="redismem-refresh", daemon=True).start()
                 self._is_running = True
@@ -63,12 +68,17 @@ class Worker(Background):
 
     def close(self) -> None:
         """See `Background.close`."""
+        with self._lock:
+            self._is_closed = True
         self._queue.put(None)
 
 
 def _work_off(queue: "SimpleQueue[Work | None]") -> None:
     while (work := queue.get()) is not None:
         run(_done(work))
+    while not queue.empty():
+        if (work := queue.get()) is not None:
+            work.close()
 
 
 async def _done(work: Work) -> None:

@@ -132,6 +132,9 @@ class Reads:
         if (listener := self._listener) is not None:
             listener.stop()
             await asyncio.to_thread(listener.join) if self._awaited else listener.join()
+        for l1 in (self.l1, self._aside):
+            l1.good_until = -math.inf
+            l1.flush()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -314,6 +317,18 @@ def _items(entries: Sequence[Entry[Kept]], fields: Sequence[bytes]) -> Found:
 _all: weakref.WeakSet[Reads] = weakref.WeakSet()
 _inherited: list[object] = []
 """What a forked child must neither use nor close: the sockets are its parent's."""
+
+
+def is_anything_kept() -> bool:
+    """Whether any memory of this process has an L1."""
+    return bool(_all)
+
+
+def drop(link: Link, name: str) -> None:
+    """This process has changed a hash, or may have: none of its memories on that server has it any more."""
+    for reads in list(_all):
+        if reads.link.endpoint.name == link.endpoint.name:
+            reads.drop(name)
 
 
 def _forget_all() -> None:

@@ -90,6 +90,9 @@ class Grant:
         try:
             lease = milliseconds(self.lease)
             reply = await self._place.call("lock_renew", self.owner, self.owner, lease, retry=False)
+        except LinkClosed:
+            self._went = True
+            return
         except LinkError:  # the watchdog tries again while any of the lease is left
             return
         if reply[0] == b"OK":
@@ -196,7 +199,7 @@ class LockOperations:
         if type(lease) not in (int, float):
             raise InvalidTTL(f"lease {lease!r}: give a number of seconds")
         milliseconds(lease)  # refuses what is no time
-        if wait is not None and not wait >= 0:
+        if wait is not None and (type(wait) not in (int, float) or not wait >= 0):
             raise LockError(f"wait {wait!r}: give seconds, 0 to try once, or None to wait for ever")
         self._locks = locks
         self._place = Place(locks.link, locks.keys, user_id, name)
@@ -205,6 +208,7 @@ class LockOperations:
         self._shared = shared
         self._reentrant = reentrant
         self._grant: Grant | None = None
+        self._taking = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._place.key} {'free' if self._grant is None else 'held'}>"
@@ -232,6 +236,14 @@ class LockOperations:
     @op
     async def acquire(self) -> bool:
         """Take the lock; False when others held it for all of ``wait``. Interrupted, it leaves nothing behind."""
+        if self._grant is not None or not self._taking.acquire(blocking=False):
+            raise LockError(f"{self._place.key}: this object holds the lock already; make one for each use")
+        try:
+            return await self._acquire()
+        finally:
+            self._taking.release()
+
+    async def _acquire(self) -> bool:
         if self._grant is not None:
             raise LockError(f"{self._place.key}: this object holds the lock already; make one for each use")
         if self._reentrant and self._enter_again():
@@ -240,7 +252,7 @@ class LockOperations:
         try:
             taken = await self._take(owner)
         except BaseException:
-            await self._surely(self._leave(owner))
+            await self._soon(self._leave(owner))
             raise
         if taken is None:
             if self._wait:
@@ -297,7 +309,7 @@ class LockOperations:
 
     async def _leave(self, owner: str) -> None:
         with suppress(LinkError):  # then its entry ends with its lease
-            await self._place.leave(owner)
+            await self._place.leave(owner, retry=False)
 
     def _timed_out(self) -> LockTimeout:
         return LockTimeout(f"{self._place.key}: others held the lock for {self._wait:g} s; wait longer, or try later")
@@ -309,6 +321,10 @@ class LockOperations:
     async def _surely(self, ending: Coroutine[Any, Any, None]) -> None:
         """Bring something to its end even if the caller is cancelled meanwhile."""
         raise NotImplementedError
+
+    async def _soon(self, ending: Coroutine[Any, Any, None]) -> None:
+        """The same, without waiting for it where that can be."""
+        await self._surely(ending)
 
 
 class Lock(LockOperations, Blocking):
@@ -373,10 +389,17 @@ class AsyncLock(LockOperations, Asyncio):
         return _this_task(), self._place.key
 
     async def _surely(self, ending: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(ending, name="redismem-release")
-        _endings.add(task)
-        task.add_done_callback(_endings.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(_ending(ending))
+
+    async def _soon(self, ending: Coroutine[Any, Any, None]) -> None:
+        _ending(ending)
+
+
+def _ending(ending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    task = asyncio.get_running_loop().create_task(ending, name="redismem-release")
+    _endings.add(task)
+    task.add_done_callback(_endings.discard)
+    return task
 
 
 def _this_task() -> "asyncio.Task[Any]":

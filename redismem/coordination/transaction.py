@@ -31,7 +31,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from redismem.coordination.expectation import Expectation, Look
 from redismem.durability import Receipt
-from redismem.errors import Conflict, LinkError, NotReady, PartitionMismatch, RedisMemError, Suspended
+from redismem.errors import ConfigError, Conflict, LinkError, NotReady, PartitionMismatch, RedisMemError, Suspended
 from redismem.keys import Keys, encode_segment
 from redismem.link.base import Argument, Command, Link, Reply, only
 from redismem.link.exclusive import Exclusive
@@ -455,6 +455,8 @@ class TransactionOperations(Generic[A]):
     def __init__(self, shared: Shared, partition_ids: Sequence[str], attempts: int | None) -> None:
         self._shared = shared
         self._partition = partition_of(partition_ids)
+        if attempts is not None and (type(attempts) is not int or attempts < 1):
+            raise ConfigError(f"attempts={attempts!r}: give an int from 1, or None for `update_attempts`")
         self._attempts = shared.settings.update_attempts if attempts is None else attempts
         self._entered: list[A] = []
 

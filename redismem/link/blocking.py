@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, cast
 
 import redis
@@ -71,7 +71,8 @@ class BlockingLink(Link):
         """See `Link.aclose`."""
         self.closed = True
         for connection in list(self._connections):
-            connection.disconnect()
+            with suppress(ValueError):  # fakeredis, while another thread reads
+                connection.disconnect()
         await self._pool.aclose()
         self.endpoint.close()
 
@@ -93,7 +94,7 @@ class BlockingLink(Link):
         connection: AbstractConnection | None = getattr(self._pinned, "connection", None)
         if connection is None:
             connection = self._new_connection()
-        elif connection.is_connected and not (fresh and _is_dead(connection)):
+        elif connection.is_connected and not self.closed and not (fresh and _is_dead(connection)):
             return connection
         self.refuse_if_closed()
         self._connect(connection)
@@ -170,7 +171,7 @@ def _is_dead(connection: AbstractConnection) -> bool:
     """Whether the server has hung up, or left something that nobody asked for."""
     try:
         dead = connection.can_read(timeout=0)
-    except _BROKEN:
+    except (*_BROKEN, TypeError, ValueError, AttributeError):  # another thread closes it just now
         dead = True
     if dead:
         connection.disconnect()

@@ -89,6 +89,11 @@ def endpoint_of(url: str, *, linger: float, allow_insecure: bool = False) -> End
     """The endpoint that a URL names. Raises `ConfigError`; the message never holds the password."""
     scheme, mark, _ = url.partition("://")
     scheme = scheme if mark else ""
+    if scheme.startswith("rediss") and not allow_insecure and _asks_for_any_certificate(url):
+        raise ConfigError(
+            f"{_without_secrets(url)}: with ssl_cert_reqs=none anybody may stand in for the server; give its authority "
+            "(ssl_ca_certs), or set allow_insecure=True where the network itself is safe"
+        )
     if scheme in ("redis", "rediss", "unix"):
         return _remote(url, allow_insecure)
     if scheme in ("redis+cluster", "rediss+cluster"):
@@ -119,6 +124,10 @@ _INSECURE: Final = (
     "without TLS, passwords and data can be read on the way; use TLS (rediss://, rediss+cluster://, "
     "rediss+sentinel://), or set allow_insecure=True where the network itself is safe"
 )
+
+
+def _asks_for_any_certificate(url: str) -> bool:
+    return "none" in (value.lower() for key, value in parse_qsl(urlsplit(url).query) if key == "ssl_cert_reqs")
 
 
 def _remote(url: str, allow_insecure: bool) -> Endpoint:

@@ -45,6 +45,8 @@ class Columns:
         self._tags: dict[int, frozenset[str]] = {}
         self._changed: set[int] = set()
         self._span: tuple[float, float] | None = None
+        self._speakers: list[str] | None = None
+        self._session_lengths: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,7 +76,7 @@ class Columns:
         self._free.extend(rows)
         self._leave(rows)
         self._columns["alive"][rows] = False
-        self._span = None
+        self._span = self._speakers = self._session_lengths = None
 
     def put(self, documents: Sequence[Document], rows: Sequence[int], hashes: Sequence[int]) -> None:
         """Keep these documents in the rows that `plan` gave, all of them different."""
@@ -97,11 +99,9 @@ class Columns:
         columns["text_hash"][into] = hashes
         columns["alive"][into] = True
         for name, codes in self.names.items():
-            columns[name][into] = [
-                codes.setdefault(getattr(document, name), len(codes)) for document in documents
-            ]
+            columns[name][into] = [codes.setdefault(getattr(document, name), len(codes)) for document in documents]
         self._changed.update(columns["session"][into].tolist())
-        self._span = None
+        self._span = self._speakers = self._session_lengths = None
         self._forget_names()
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -114,9 +114,27 @@ class Columns:
             self._span = float(at.min(initial=np.inf)), float(at.max(initial=-np.inf))
         return self._span
 
+    @property
+    def session_lengths(self) -> NDArray[np.float64]:
+        """Words in each session, by its code; with code 0, those in none."""
+        if self._session_lengths is None:
+            codes = self.names["session"]
+            words = (self["length"] * self["alive"]).astype(np.float64)
+            self._session_lengths = np.bincount(self["session"], words, len(codes)).astype(np.float64)
+        return self._session_lengths
+
+    @property
+    def mean_length(self) -> float:
+        """Words in a document."""
+        return float(self.session_lengths.sum()) / (len(self) or 1)
+
+    @property
     def speakers(self) -> list[str]:
         """Who speaks."""
-        return [name for name in self.names["speaker"] if name]
+        if self._speakers is None:
+            codes = np.bincount(self["speaker"], self["alive"], len(self.names["speaker"]))
+            self._speakers = [name for name, code in self.names["speaker"].items() if name and codes[code]]
+        return self._speakers
 
     def passing(self, query: Query) -> NDArray[np.bool_] | None:
         """Whether each row passes the query's filters; None: all documents do."""
@@ -210,7 +228,7 @@ class Columns:
         """Order what was said at one instant by id, so that every process comes to the same."""
         group = np.concatenate(([0], np.cumsum(~ties)))
         tied = np.flatnonzero(np.concatenate((ties, [False])) | np.concatenate(([False], ties)))
-        order = sorted(tied.tolist(), key=lambda place: (group[place], *shortlex(self.ids[rows[place]])))
+        order = sorted(tied.tolist(), key=lambda place: (int(group[place]), *shortlex(self.ids[int(rows[place])])))
         rows[tied] = rows[order]
         return rows
 

@@ -40,7 +40,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """What is wanted: by `text`, by `vector`, by both, or by the filters alone (then the newest come first).
+    """What is wanted: by `text`, by `vector`, by both, or by the filters alone (then by importance and age).
 
     A document has to pass all filters: `tags` are tags that it must have all of, `any_tags` those of which it must have
     one; `since` <= at < `until`; `min_reward` <= its own `score`; `success_only` wants those known to have succeeded.
@@ -67,7 +67,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document that was found. `parts` are what its `score` was made of, each 0 to 1: docs/search.md explains them."""
+    """A document that was found. `parts` are what its `score` was made of, each 0 to 1: see docs/search.md."""
 
     id: str
     score: float

@@ -3,6 +3,7 @@
 Any model is an `Embedder`: `Callable` takes a function, `SentenceTransformers` a model of that library.
 """
 
+import importlib
 import unicodedata
 import zlib
 from collections import Counter
@@ -56,13 +57,14 @@ class Hashing:
     def embed(self, texts: Sequence[str]) -> Matrix:
         """One row of length 1 for each text; zero where there is no word."""
         matrix = np.zeros((len(texts), self.dimensions), np.float32)
-        for row, text in zip(matrix, texts, strict=True):
+        for number, text in enumerate(texts):
+            row = matrix[number]
             for feature, count in Counter(_features(text)).items():
                 place = zlib.crc32(feature.encode("utf-8", "replace"))
                 weight = _NGRAM_WEIGHT if feature[0] == "#" else 1.0
                 row[place % self.dimensions] += (1 if place & 0x80000000 else -1) * weight * (1 + np.log(count))
-            row /= np.linalg.norm(row) or 1.0
-        return matrix
+        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+        return np.asarray(matrix / np.where(lengths, lengths, 1), np.float32)
 
 
 class Callable:
@@ -94,15 +96,17 @@ class SentenceTransformers(Callable):
 
 def _loaded(name: str) -> Any:
     try:
-        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found,unused-ignore]
+        library: Any = importlib.import_module("sentence_transformers")
     except ImportError:
         raise ConfigError("this embedder needs the package sentence-transformers, which is not installed") from None
-    return SentenceTransformer(name)
+    return library.SentenceTransformer(name)
 
 
 def _features(text: str) -> Iterator[str]:
     """Words as they are, and their parts marked with #, which no word has."""
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(letter))
+    plain = "".join(
+        letter for letter in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(letter)
+    )
     for word in words(plain):
         yield word
         padded = f"_{word}_"

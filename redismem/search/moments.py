@@ -1,6 +1,7 @@
 """The times that a question mentions, as intervals: "in May", "on 7 May 2023", "last week", "3 days ago", "2023".
 
-English; everything is UTC. An interval is a pair of seconds since 1970, its end not included.
+English; everything is UTC.
+An interval is a pair of seconds since 1970, its end not included. Of a day that does not exist the year counts.
 """
 
 import re
@@ -61,7 +62,7 @@ def _intervals(parts: dict[str, str | None], today: datetime, first: int) -> Ite
             try:
                 yield from ((a.timestamp(), b.timestamp()) for a, b in reading(parts, today, first))
             except (OverflowError, ValueError):
-                continue  # 31 June, or before the first day that there is
+                continue  # 31 June
             return
 
 

@@ -6,7 +6,7 @@ relevant and never make anything relevant. docs/search.md explains each weight.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from redismem.search.moments import Interval
 from redismem.search.texts import Rows
 
-Scores = NDArray[np.float64]
+Scores: TypeAlias = NDArray[np.float64]
+Words: TypeAlias = Sequence[tuple[Rows, float]]
+"""Of each word of a question: the rows that hold it, and how rare it is."""
 
 _NEAR: Final = 7 * 86400.0
 
@@ -27,8 +29,8 @@ class Weights:
     whole conversation), `vector` (cosine, with a share from neighbours), `fusion` (reciprocal ranks in both lists).
 
     `before` and `after` say how much a word counts that is not in a document, but in the one before it, the second one
-    before it, and those after it. `saturation` is BM25's k1, how little a further occurrence adds; `length` is BM25's b,
-    how much long texts are held back; `session_saturation` and `session_length` are the same for whole conversations.
+    before it, and those after it. `saturation` is BM25's k1, how little a further occurrence adds, and `length` its b,
+    how much long texts are held back; `session_saturation` and `session_length` are the same for conversations.
     `vector_context` is the share of the neighbours' vectors; `rank_constant` the k of reciprocal-rank fusion.
 
     Lifts: a document that is all that the lift asks for gets 1 + weight times the relevance: `speaker` (the question
@@ -42,9 +44,9 @@ class Weights:
     fusion: float = 0.5
     before: tuple[float, float] = (0.6, 0.35)
     after: tuple[float, float] = (0.5, 0.3)
-    saturation: float = 0.8
+    saturation: float = 0.6
     length: float = 0.4
-    session_saturation: float = 0.8
+    session_saturation: float = 0.6
     session_length: float = 0.6
     vector_context: float = 0.3
     rank_constant: float = 60.0
@@ -66,8 +68,8 @@ def rarity(count: int, holding: float) -> float:
     return float(np.log1p((max(count - holding, 0) + 0.5) / (holding + 0.5)))
 
 
-def turns(words: Sequence[tuple[Rows, float]], windows: Rows, length: NDArray[Any], mean: float, by: Weights) -> Scores:
-    """BM25 of documents with their neighbours, relative to the highest there is. A word: its rows, and its rarity."""
+def turns(words: Words, windows: Rows, length: NDArray[Any], mean: float, by: Weights) -> Scores:
+    """BM25 of documents with their neighbours, relative to the highest there is."""
     weights = by.reach / (1 - by.length + by.length * length[windows] / (mean or 1.0))
     is_there, found = np.zeros(len(length), np.bool_), np.zeros(len(windows))
     for rows, weight in words:
@@ -78,9 +80,7 @@ def turns(words: Sequence[tuple[Rows, float]], windows: Rows, length: NDArray[An
     return found / (sum(weight for _, weight in words) or 1.0)
 
 
-def sessions(
-    words: Iterable[tuple[Rows, float]], session: NDArray[Any], lengths: Scores, of: NDArray[Any], by: Weights
-) -> Scores:
+def sessions(words: Words, session: NDArray[Any], lengths: Scores, of: NDArray[Any], by: Weights) -> Scores:
     """BM25 of the conversations that documents are `of`, each as one text, relative to the highest there is."""
     found, total = np.zeros(len(of)), 0.0
     there = int(np.count_nonzero(lengths[1:]))
@@ -101,15 +101,16 @@ def in_context(cosines: Scores, windows: Rows, by: Weights) -> Scores:
     around = by.reach.copy()
     around[len(around) // 2] = 0
     highest = (cosines[windows] * around).max(axis=1)
-    return np.asarray(cosines[windows[:, len(around) // 2]] * (1 - by.vector_context) + highest * by.vector_context)
+    own = cosines[windows[:, len(around) // 2]]
+    # products of float32 may be a little more than 1
+    return np.asarray(np.minimum(own * (1 - by.vector_context) + highest * by.vector_context, 1), np.float64)
 
 
 def fusion(lists: Sequence[Scores], by: Weights) -> Scores:
     """Reciprocal-rank fusion, 1 for what is first in every list, times the best score, so that it says how good."""
     fused = np.zeros(len(lists[0]))
     for scores in lists:
-        ranks = np.empty(len(scores))
-        ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+        ranks = np.searchsorted(np.sort(-scores), -scores)  # equals share the best one
         fused += np.where(scores > 0, (by.rank_constant + 1) / (by.rank_constant + 1 + ranks), 0)
     return np.asarray(fused / len(lists) * np.maximum.reduce(lists))
 

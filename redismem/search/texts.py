@@ -9,6 +9,7 @@ a third less to insert and to keep, and rows can be read without ranking them, w
 
 import re
 import sqlite3
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -33,21 +34,21 @@ class Stemmer:
     """The stems that FTS5 makes of words. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._database = _memory()
+        self._database = _memory(self)
         self._database.execute(f"CREATE VIRTUAL TABLE stems USING fts5(word, content='', tokenize='{_TOKENIZER}')")
         self._database.execute("CREATE VIRTUAL TABLE stemmed USING fts5vocab(stems, instance)")
 
     def stems(self, given: Sequence[str]) -> list[str]:
         """One stem for each word. A word that FTS5 takes for none, or for several, has the stem ''."""
         self._database.executemany("INSERT INTO stems(rowid, word) VALUES (?, ?)", enumerate(given))
-        found: list[list[str]] = [[] for _ in given]
+        found: list[list[str]] = [list[str]() for _ in given]
         for row, stem in self._database.execute("SELECT doc, term FROM stemmed"):
-            found[row].append(stem)
+            found[int(row)].append(str(stem))
         self._database.execute("INSERT INTO stems(stems) VALUES ('delete-all')")
-        return [stems[0] if len(stems) == 1 else "" for stems in found]
+        return [one[0] if len(one) == 1 else "" for one in found]
 
     def close(self) -> None:
-        """Free its memory."""
+        """Free its memory; forgetting it does so too."""
         self._database.close()
 
 
@@ -55,13 +56,13 @@ class Texts:
     """Texts by row number, from 1. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._database = _memory()
+        self._database = _memory(self)
         self._database.execute(
             f"CREATE VIRTUAL TABLE texts USING fts5(text, detail=none, columnsize=0, tokenize='{_TOKENIZER}')"
         )
 
     def apply(self, puts: Iterable[tuple[int, str]], drops: Iterable[int]) -> None:
-        """Forget rows, then take rows in: all or nothing. Both in ascending order, which FTS5 merges ten times faster."""
+        """Forget rows, then take rows in: all or nothing. Both ascending, which FTS5 merges ten times faster."""
         self._database.execute("BEGIN")
         try:
             self._database.executemany("DELETE FROM texts WHERE rowid = ?", ((row,) for row in drops))
@@ -75,7 +76,7 @@ class Texts:
 
     def rows(self, forms: Iterable[str], most: int) -> Rows:
         """The rows that hold one of these words, from the highest down, so many at most."""
-        match = " OR ".join(f'"{form}"' for form in forms)
+        match = " OR ".join(form for form in forms)
         (listed,) = self._database.execute(_NEWEST, (match, most)).fetchone()
         return np.fromstring(listed, np.int64, sep=",") if listed else np.empty(0, np.int64)
 
@@ -93,12 +94,14 @@ class Texts:
         return int(pages) * int(size)
 
     def close(self) -> None:
-        """Free its memory."""
+        """Free its memory; forgetting it does so too."""
         self._database.close()
 
 
-def _memory() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+def _memory(owner: object) -> sqlite3.Connection:
+    database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    weakref.finalize(owner, database.close)
+    return database
 
 
 def _storable(text: str) -> str:

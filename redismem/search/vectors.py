@@ -3,12 +3,15 @@
 It grows by doubling. A row without a vector is zero, and as similar to everything as to nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from redismem.errors import SchemaError
+
+Numbers: TypeAlias = NDArray[Any] | Sequence[float]
 
 
 class Vectors:
@@ -18,31 +21,31 @@ class Vectors:
         self.dimensions: int | None = None
         self._matrix = np.zeros((0, 0), np.float32)
 
-    def check(self, vector: ArrayLike, length: int | None = None) -> int:
-        """The vector's length. Raises `SchemaError` unless it is finite, flat, and as long as `length` or the others."""
+    def check(self, vector: Numbers, length: int | None = None) -> int:
+        """A vector's length. Raises `SchemaError` unless it is finite, flat, and as long as `length` or the others."""
         array = np.asarray(vector)
         wanted = length or self.dimensions or array.size
         if array.shape != (wanted,) or not wanted or not np.isfinite(array).all():
             raise SchemaError(f"a vector must be {wanted or 'some'} finite numbers, not of shape {array.shape}")
         return wanted
 
-    def put(self, rows: Sequence[int], vectors: Sequence[ArrayLike]) -> None:
+    def put(self, vectors: Mapping[int, Numbers]) -> None:
         """Keep the vectors of rows; they have been checked."""
-        if rows:
-            array = np.asarray(vectors)
-            self._grow(max(rows) + 1, array.shape[1])
-            self._matrix[list(rows)] = units(array)
+        if vectors:
+            array = np.asarray(list(vectors.values()))
+            self._grow(max(vectors) + 1, array.shape[1])
+            self._matrix[list(vectors)] = units(array)
 
     def drop(self, rows: Sequence[int]) -> None:
         """These rows have no vector any more."""
         self._matrix[[row for row in rows if row < len(self._matrix)]] = 0
 
-    def cosines(self, vector: ArrayLike, count: int) -> NDArray[np.float32]:
+    def cosines(self, vector: Numbers, count: int) -> NDArray[Any]:
         """The cosine of rows 0 to `count` - 1 with a vector, below zero as zero."""
         found = np.zeros(count, np.float32)
         held = self._matrix[:count]
         if held.size:
-            np.maximum(held @ units([vector])[0], 0, out=found[: len(held)])
+            np.maximum(held @ units(np.asarray(vector)[None])[0], 0, out=found[: len(held)])
         return found
 
     @property
@@ -59,7 +62,7 @@ class Vectors:
             self._matrix = grown
 
 
-def units(vectors: ArrayLike) -> NDArray[np.float32]:
+def units(vectors: NDArray[Any]) -> NDArray[np.float32]:
     """The rows at length 1; zero stays zero."""
     array = np.asarray(vectors, np.float64)
     largest = np.abs(array).max(axis=1, keepdims=True)

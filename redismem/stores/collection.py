@@ -134,8 +134,7 @@ class Collection(Effects, Generic[D]):
             self._forget_kept(scope)
 
     def _forget_kept(self, scope: str) -> None:
-        if self._shared.l1 is not None:
-            self._shared.l1.drop(self._keys.collection(scope, self.kind))
+        self._shared.drop(self._keys.collection(scope, self.kind))
 
     async def _noted(self, scope: str) -> list[Command]:
         """What says which documents of a scope were used; nothing is lost by saying it twice."""

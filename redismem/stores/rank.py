@@ -41,18 +41,21 @@ def tie_break(data: bytes) -> bytes:
 
 
 def _number(value: int | float | Decimal) -> bytes:
-    """Sign, length and digits of what is whole, then the bits of the rest."""
+    """The sign, then length and digits of what is whole, then the bits of the rest: of floats, exactly."""
     if not isinstance(value, int) and math.isnan(value):
         raise SchemaError("NaN has no rank: it is neither greater nor smaller than anything")
     if value in _ENDLESS:
         return _ENDLESS[float(value)]
+    return b"8" + _magnitude(value) if value >= 0 else b"7" + inverse(_magnitude(-value))
+
+
+def _magnitude(value: int | float | Decimal) -> bytes:
     whole = math.floor(value)
-    rest = struct.pack(">d", float(Fraction(value) - whole)).hex().encode()
-    digits = b"%x" % abs(whole)
+    digits = b"%x" % whole
     if len(digits) >= 16**_LENGTH:
         raise SchemaError(f"a number of {len(digits)} hexadecimal digits is too long to be ranked")
-    ranked = b"%0*x" % (_LENGTH, len(digits)) + digits
-    return (b"8" + ranked if whole >= 0 else b"7" + inverse(ranked)) + rest
+    rest = struct.pack(">d", float(Fraction(value) - whole)).hex().encode()
+    return b"%0*x" % (_LENGTH, len(digits)) + digits + rest
 
 
 def _moment(value: datetime) -> bytes:

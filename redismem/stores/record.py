@@ -161,9 +161,8 @@ class RecordStoreBase(Effects, Generic[M]):
         try:
             yield
         finally:
-            if self._shared.l1 is not None:
-                for place in places:
-                    self._shared.l1.drop(place.key)
+            for place in places:
+                self._shared.drop(place.key)
 
     def _merged(self, reply: Reply, writes: Sequence[Write]) -> list[Merged]:
         match reply[0]:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast
 
 from redismem.cache.kept import Kept
 from redismem.cache.l1 import L1
-from redismem.cache.reads import Fetched, Item, Reads
+from redismem.cache.reads import Fetched, Item, is_anything_kept
 from redismem.coordination.fence import Fence, Fenced, fence_of
 from redismem.durability import NOWHERE, Durability, Receipt
 from redismem.errors import (
@@ -166,7 +166,7 @@ def _dropping(write: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corouti
 
     @wraps(write)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        return (write if cast(Any, args[0])._shared.l1 is None else dropping)(*args, **kwargs)
+        return (dropping if is_anything_kept() else write)(*args, **kwargs)
 
     return call
 
@@ -650,7 +650,7 @@ class SessionOperations(Store):
         """L1 forgets these namespaces, of none given all that this process knows of."""
         self._keys.session_meta(session_id)  # refuses what is no id, before it is looked up
         for namespace in namespaces or self._shared.recent.namespaces(session_id):
-            cast(Reads, self._shared.l1).drop(self._keys.session_namespace(session_id, namespace))
+            self._shared.drop(self._keys.session_namespace(session_id, namespace))
 
     async def _save(
         self,

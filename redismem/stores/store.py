@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from redismem.cache.reads import Reads
+from redismem.cache.reads import Reads, drop, is_anything_kept
 from redismem.codec import Codec
 from redismem.config import Settings
 from redismem.durability import Durability, Receipt
@@ -37,6 +37,11 @@ class Shared:
         l1 = None if settings.coherence == "off" else Reads(settings, link, keys, codec, awaited=awaited)
         return cls(settings, link, keys, codec, Recent(), Operations(settings.operation_memory), {}, l1)
 
+    def drop(self, name: str) -> None:
+        """This process has changed a hash, or may have: what its memories keep of it is forgotten."""
+        if is_anything_kept():
+            drop(self.link, name)
+
     async def aclose(self) -> None:
         """Close the link, and what listens for L1."""
         if self.l1 is not None:
@@ -62,6 +67,8 @@ class Store:
     async def _receipt(self, durable: Durability | None) -> Receipt | None:
         """The receipt for a write, None where nothing is to be waited for. Raises `ConfigError`, `LinkError`."""
         wish = self._settings.durable if durable is None else durable
+        if wish is not None and not isinstance(wish, Durability):
+            raise ConfigError(f"durable={wish!r}: give a Durability, such as Durability(replicas=1)")
         if not wish:
             return None
         if wish.fsync and not (await self._link.features()).waitaof:

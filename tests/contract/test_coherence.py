@@ -17,7 +17,7 @@ import redis
 
 from redismem import MISSING, AsyncMemory, Memory, Stats
 from redismem.cache import reads
-from redismem.errors import DecodeError, OwnerMismatch, RedisMemError
+from redismem.errors import DecodeError, LinkClosed, OwnerMismatch, RedisMemError
 from redismem.link.base import Command, Link
 from redismem.op import run
 from tests.contract.flavours import Place, eventually, on_real_servers, on_valkey
@@ -703,3 +703,28 @@ def test_without_coherence_there_is_no_l1(valkey: Server) -> None:
         assert memory.stats().l1 is None
         assert memory.sessions.last_known("s", "n", "k") is None
         assert run(memory._link.shards())
+
+
+@on_real_servers
+@pytest.mark.parametrize("coherence", ["tracking", "ttl"])
+async def test_another_memory_of_the_process_writes(opened: Open, place: Place, coherence: str) -> None:
+    """What any of a process' memories wrote, all of them read."""
+    reader, writer = opened(coherence=coherence), opened()
+    for number in range(200):
+        await reader.sessions.load("s", "n", "k")
+        await writer.sessions.save("s", "n", "k", number)
+        assert await reader.sessions.load("s", "n", "k") == number
+
+
+@on_valkey
+@pytest.mark.parametrize("coherence", ["tracking", "ttl"])
+async def test_nothing_is_served_after_the_end(opened: Open, coherence: str) -> None:
+    memory = opened(coherence=coherence, coherence_bound=60)
+    await memory.sessions.save("s", "n", "k", 1)
+    for _ in range(3):
+        await memory.sessions.load("s", "n", "k")
+    await memory.aclose()
+    with pytest.raises(LinkClosed):
+        await memory.sessions.load("s", "n", "k")
+    with pytest.raises(LinkClosed):
+        await memory.sessions.get_all("s", "n")

@@ -199,9 +199,25 @@ def test_a_wait_may_take_longer_than_the_timeout(without_replica: Server) -> Non
 def test_settings_of_durability() -> None:
     assert Settings.of("memory://", environment={"REDISMEM_DURABLE": '{"replicas": 2}'}).durable == Durability(2)
     assert Settings.of(Settings(durable=ONE)).durable == ONE
-    for wrong in ({"replicas": -1}, {"replicas": 1.5}, {"timeout": 0}, {"timeout": float("inf")}):
+    wrong: dict[str, object]
+    for wrong in (
+        {"replicas": -1},
+        {"replicas": 1.5},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"timeout": "1"},
+        {"fsync": 1},
+    ):
         with pytest.raises(errors.ConfigError):
             Durability(**wrong)
     for text in ("yes", '{"replicas": -1}', '{"copies": 1}'):
         with pytest.raises(errors.ConfigError, match="durable"):
             Settings.of("memory://", environment={"REDISMEM_DURABLE": text})
+
+
+@pytest.mark.parametrize("wrong", [True, 1, {"replicas": 1}])
+def test_durable_is_a_durability(valkey: Server, wrong: Any) -> None:
+    with Memory(valkey.url) as memory:
+        with pytest.raises(errors.ConfigError, match="Durability"):
+            memory.sessions.increment("s", "n", "k", durable=wrong)
+        assert memory.sessions.load("s", "n", "k") is None

@@ -414,3 +414,38 @@ async def test_an_error_of_the_block_comes_through(valkey: Server) -> None:
 
     with Memory(valkey.url) as memory, pytest.raises(ZeroDivisionError):
         fail(memory)
+
+
+async def test_one_object_is_one_holder_even_if_several_ask_at_once(valkey: Server) -> None:
+    async with AsyncMemory(valkey.url) as memory:
+        lock = memory.lock("42", shared=True, lease=BRIEF)
+
+        async def reader() -> None:
+            async with lock:
+                await asyncio.sleep(0.01)
+
+        outcomes = await asyncio.gather(reader(), reader(), return_exceptions=True)
+        assert sorted(map(type, outcomes), key=str) == sorted([type(None), LockError], key=str)
+
+        async def is_free() -> bool:
+            return await memory.lock("42", wait=0).acquire()
+
+        assert await eventually(is_free)
+
+
+def test_a_wait_is_a_number(valkey: Server) -> None:
+    with Memory(valkey.url) as memory:
+        for wait in ("1", -1, float("nan"), True):
+            with pytest.raises(LockError):
+                memory.lock("42", wait=wait)  # type: ignore[arg-type]
+
+
+async def test_nobody_renews_after_the_end_of_a_memory(valkey: Server) -> None:
+    memory = Memory(valkey.url)
+    memory.lock("42", lease=BRIEF).acquire()
+    memory.close()
+
+    async def is_over() -> bool:
+        return not [thread for thread in threading.enumerate() if thread.name == "redismem-watchdog"]
+
+    await eventually(is_over)

@@ -177,3 +177,10 @@ def test_urls_of_many_servers_that_cannot_work(url, says):
 def test_settings_that_cannot_work(settings):
     with pytest.raises(errors.ConfigError):
         Memory("memory://", **settings)
+
+
+def test_certificates_of_anybody_are_no_tls() -> None:
+    url = "rediss://cache.example.org:6379/0?ssl_cert_reqs=none"
+    with pytest.raises(errors.ConfigError, match="ssl_cert_reqs=none"):
+        Memory(url)
+    Memory(url, allow_insecure=True).close()

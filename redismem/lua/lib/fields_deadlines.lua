@@ -11,6 +11,20 @@ local function fields_reap(ns, dl, now)
   until #dead < 1000
 end
 
+-- If the server has evicted one of the two keys: deadlines without fields are nobody's, and fields that all had one end
+-- with their hash, which still has its end. `deadline` is that of the hash itself, nil or false if it has none.
+local function fields_restore(ns, dl, now, deadline)
+  local has_fields, has_deadlines = call('EXISTS', ns) == 1, call('EXISTS', dl) == 1
+  if has_deadlines and not has_fields then
+    call('DEL', dl)
+  elseif has_fields and not has_deadlines and not deadline then
+    local left = call('PTTL', ns)
+    if left > 0 then
+      for _, field in ipairs(call('HKEYS', ns)) do call('ZADD', dl, now + left, field) end
+    end
+  end
+end
+
 -- Set fields and values, {field, value, ...}, with a TTL: milliseconds, or 0 for none.
 local function fields_put(ns, dl, now, ttl, pairs_)
   call('HSET', ns, unpack(pairs_))

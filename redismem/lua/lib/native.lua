@@ -2,6 +2,8 @@
 
 local function fields_reap(ns, dl, now) end
 
+local function fields_restore(ns, dl, now, deadline) end
+
 local function fields_get(ns, dl, now, field)
   return call('HGET', ns, field)
 end

@@ -15,6 +15,7 @@ local last = 13 + tonumber(ARGV[13])
 local first = last + 1
 local head = call('HMGET', meta, 'created_at', 'user_id', 'last_active', 'deadline', name)
 fields_reap(ns, dl, now)
+fields_restore(ns, dl, now, head[4])
 
 -- Why the write may not be, or nil. `adding` is how many fields it would add to the namespace.
 local function refusal(adding)
