@@ -147,6 +147,34 @@ class Keys:
         """The hash of what the entities and relationships of a graph have: `redismem:user:{42}:graph:properties`."""
         return self._user(user_id, "graph", "properties")
 
+    def history(self, user_id: str, conversation: str) -> str:
+        """The stream of the turns of a conversation: `redismem:user:{42}:history:default`."""
+        return self._user(user_id, "history", conversation)
+
+    def conversations(self, user_id: str) -> str:
+        """The sorted set of a user's conversations, by when they end: `redismem:user:{42}:conversations`."""
+        return self._user(user_id, "conversations")
+
+    def thread_versions(self, thread_id: str) -> str:
+        """The sorted set of a thread's checkpoints: `redismem:thread:{t1}:versions`."""
+        return self._thread(thread_id, "versions")
+
+    def thread_states(self, thread_id: str) -> str:
+        """The hash of a thread's states, by version: `redismem:thread:{t1}:states`."""
+        return self._thread(thread_id, "states")
+
+    def thread_operations(self, thread_id: str) -> str:
+        """The hash of operations lately applied to a thread, so that none is applied twice: `...:{t1}:ops`."""
+        return self._thread(thread_id, "ops")
+
+    def thread_versions_pattern(self) -> str:
+        """What `SCAN MATCH` takes to find the `thread_versions` of every thread."""
+        return f"{escape_glob(self.prefix)}:thread:{{*}}:versions"
+
+    def thread_id_of(self, versions_key: bytes | str) -> str:
+        """The id whose `thread_versions` is `versions_key`; `InvalidKey` when there is none."""
+        return self._id_of("thread", "versions", versions_key)
+
     def deadlines(self, key: str) -> str:
         """The sorted set of the field deadlines of a user's or scope's hash: `redismem:user:{42}:ttl:context`.
 
@@ -160,18 +188,24 @@ class Keys:
 
     def session_id_of(self, meta_key: bytes | str) -> str:
         """The id whose `session_meta` is `meta_key`; `InvalidKey` when there is none."""
-        head, tail = f"{self.prefix}:session:{{", "}:meta"
+        return self._id_of("session", "meta", meta_key)
+
+    def _id_of(self, kind: str, what: str, key: bytes | str) -> str:
+        head, tail = f"{self.prefix}:{kind}:{{", f"}}:{what}"
         try:
-            name = meta_key.decode() if isinstance(meta_key, bytes) else meta_key
+            name = key.decode() if isinstance(key, bytes) else key
             if name.startswith(head) and name.endswith(tail):
                 return decode_segment(name[len(head) : -len(tail)])
         except (InvalidKey, UnicodeDecodeError, AttributeError):
             pass
-        raise InvalidKey(f"{_shown(meta_key)} is no session's meta key under the prefix {self.prefix!r}")
+        raise InvalidKey(f"{_shown(key)} is no {kind}'s {what} key under the prefix {self.prefix!r}")
 
     def _user(self, user_id: str, part: str, *names: str) -> str:
         segments = [part, *(encode_segment(name, "name") for name in names)]
         return f"{self.prefix}:user:{{{encode_segment(user_id, 'user_id')}}}:{':'.join(segments)}"
+
+    def _thread(self, thread_id: str, what: str) -> str:
+        return f"{self.prefix}:thread:{{{encode_segment(thread_id, 'thread_id')}}}:{what}"
 
     def _scope(self, scope: str, *names: str) -> str:
         return f"{self.prefix}:scope:{{{encode_segment(scope, 'scope')}}}:{':'.join(names)}"

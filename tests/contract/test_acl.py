@@ -270,6 +270,40 @@ def read_graph(memory: Memory) -> None:
     g.neighbours("42", "ann"), g.paths("42", "ann", "bob")
 
 
+def use_history(memory: Memory) -> None:
+    h = memory.history
+    for ttl in (100, None):
+        h.append("42", "user", "Hi", ttl=ttl, max_turns=1, max_tokens=10)
+    h.append("42", "user", "Hi", conversation="brief", ttl=SOON)
+    while h.count("42", conversation="brief"):
+        pass
+    h.expire("42", 100)
+    read_history(memory)
+    h.clear("42")
+
+
+def read_history(memory: Memory) -> None:
+    h = memory.history
+    h.turns("42", 1, max_tokens=10), h.context_text("42"), h.count("42"), h.conversations("42")
+
+
+def use_threads(memory: Memory) -> None:
+    t = memory.threads
+    for ttl in (100, None):
+        t.put("t", {"step": 1}, ttl=ttl, keep=1)
+    t.update("t", lambda state: state)
+    t.copy("t", "copy")
+    t.expire("t", 100)
+    read_threads(memory)
+    t.prune("t", 1)
+    t.delete("t"), t.delete("copy")
+
+
+def read_threads(memory: Memory) -> None:
+    t = memory.threads
+    t.get("t"), t.get("t", 1), t.versions("t"), t.info("t"), list(t.scan())
+
+
 def use_asyncio(memory: Memory) -> None:
     async def main() -> None:
         async with AsyncMemory(memory.settings) as other:
@@ -306,6 +340,8 @@ WORK: dict[str, Callable[[Memory], object]] = {
     "transaction": use_transaction,
     "lock": use_locks,
     "graph": use_graph,
+    "history": use_history,
+    "threads": use_threads,
     "health": lambda memory: memory.health(),
     "stats": lambda memory: memory.stats(),
     "name": lambda memory: memory.name,
@@ -349,6 +385,8 @@ def look(memory: Memory) -> None:
             assert time.monotonic() < deadline
         tracking.sessions.get_all("r", "n")
     read_graph(memory)
+    read_history(memory)
+    read_threads(memory)
     memory.entities.load("42")
     memory.entities.find_users(SimpleContact(name="Ann"))
     memory.records("lead", Lead).get_all("42")
@@ -373,6 +411,8 @@ def prepare(guarded: Guarded) -> None:
     with Memory(guarded.url("worker")) as memory:
         memory.sessions.save("r", "n", "k", 1, ttl=100, user_id="u")
         memory.sessions.save("r", "brief", "k", 1, ttl=SOON)
+        memory.history.append("42", "user", "Hi")
+        memory.threads.put("t", 1)
         memory.episodes.add(EpisodicMemory(content="to Lisboa"), ttl=100)
         memory.skills.add(SkillMemory(skill_name="book"))
         while memory.sessions.load("r", "brief", "k") is not None:

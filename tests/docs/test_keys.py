@@ -220,6 +220,24 @@ def test_documents_have_no_other_keys_and_fields(server: Server) -> None:
         assert all(any(name.fullmatch(field) for field in present) for name in fields)
 
 
+@real_servers
+def test_conversations_and_threads_have_no_other_keys_and_fields(server: Server) -> None:
+    keys = {named(row[0]): row[1] for heading in ("Conversations", "Threads") for row in table(heading)}
+    fields = [named(row[0]) for row in table("Conversations", 1)]
+    with Memory(server.url) as memory, readable(server) as raw:
+        memory.history.append("42", "user", "Hi", conversation="a b", metadata={"x": 1}, ttl=100)
+        memory.threads.put("t", {"step": 1})
+        for key in raw.scan_iter():
+            kind = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"stream": "stream", "hash": "hash", "sorted set": "zset"}[kind]
+        ((entry, has),) = raw.xrange("redismem:user:{42}:history:a%20b")
+        assert re.fullmatch(r"1-\d{13}", entry)
+        assert all(any(name.fullmatch(field) for name in fields) for field in has)
+        assert all(any(name.fullmatch(field) for field in has) for name in fields)
+        (member,) = raw.zrange("redismem:thread:{t}:versions", -1, -1)
+        assert raw.hkeys("redismem:thread:{t}:states") == [member.split()[0]] == ["1"]
+
+
 def test_the_acl_is_the_workers() -> None:
     """`tests.contract.test_acl` proves that this is all that is needed, and no more."""
     shown = [command for block in blocks(PAGE) for command, _ in commands(block.text)]

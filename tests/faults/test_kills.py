@@ -35,8 +35,8 @@ pytestmark = pytest.mark.timeout(600 if LONG else 120)
 
 # --- workers that are killed ------------------------------------------------------------------------------------------
 
-WORKERS = 4
-KILLS = 80 if LONG else 3
+WORKERS = 4 if LONG else 3
+KILLS = 80 if LONG else 2
 RESERVE = 3
 """Workers that stand by, since starting one takes longer than it is to live."""
 NAMESPACES = [f"n{number}" for number in range(5)]
@@ -261,14 +261,13 @@ def is_writing_since(log: Path, moment: float) -> bool:
 
 def undone(told: Told) -> tuple[int, float]:
     """How many acknowledged increments a later sum knows nothing of; the most seconds that were lost at a time."""
-    lost, seconds, standing = 0, 0.0, list[tuple[float, float]]()
+    living, lost, seconds = Told(), 0, 0.0
     for moment, total in told:
-        gone: Told = []
-        while standing and standing[-1][1] >= total:
-            gone.append(standing.pop())
-        if gone:
-            lost, seconds = lost + len(gone), max(seconds, gone[0][0] - gone[-1][0])
-        standing.append((moment, total))
+        latest = living[-1][0] if living else 0.0
+        while living and living[-1][1] >= total:
+            gone, _ = living.pop()
+            lost, seconds = lost + 1, max(seconds, latest - gone)
+        living.append((moment, total))
     return lost, seconds
 
 
@@ -361,7 +360,7 @@ def test_a_server_that_forgets_everything(new_server: Callable[..., Server], tmp
     """Without an append-only file all is lost, and that is noticed; the workers go on, and what they write is whole."""
     server = new_server("valkey9")
     found = outcome(server, tmp_path, None)
-    assert found.lost > RESTARTS * TASKS
+    assert found.lost >= RESTARTS * TASKS
     with Memory(server.url) as memory:
         info = memory.sessions.info("w")
         assert info is not None

@@ -5,6 +5,7 @@ from typing import Any, assert_type
 
 from redismem import (
     AsyncMemory,
+    Checkpoint,
     GraphEntity,
     GraphPath,
     GraphSize,
@@ -14,7 +15,10 @@ from redismem import (
     SessionInfo,
     SessionStore,
     Stats,
+    Turn,
+    Turns,
     Values,
+    Written,
     create_store,
 )
 from redismem.health import Health
@@ -28,6 +32,8 @@ def a_blocking_call_is_a_value(memory: Memory) -> None:
     assert_type(sessions.delete("s", "n", "k"), bool)
     assert_type(sessions.info("s"), SessionInfo | None)
     assert_type(sessions.scan(batch_size=10), Iterator[str])
+    assert_type(memory.history.append("42", "user", "Hi"), Turn)
+    assert_type(memory.threads.get("t"), Checkpoint | None)
     assert_type(memory.health(), Health)
     assert_type(memory.stats(), Stats)
     assert_type(create_store("memory://"), SessionStore)
@@ -41,6 +47,8 @@ async def an_async_call_is_awaited(memory: AsyncMemory) -> None:
     assert_type(await adding, int)
     assert_type(await sessions.get_all("s", "n"), Values)
     assert_type(await sessions.info("s"), SessionInfo | None)
+    assert_type(await memory.history.turns("42", since=3), Turns)
+    assert_type(memory.threads.scan(), AsyncIterator[str])
     assert_type(sessions.scan(), AsyncIterator[str])
     assert_type(await memory.health(), Health)
 
@@ -49,6 +57,7 @@ def a_batched_call_is_a_handle(memory: Memory) -> None:
     with memory.batch() as batch:
         assert_type(batch.sessions.increment("s", "n", "k"), Handle[int])
         assert_type(batch.sessions.save("s", "n", "k", 1, ttl=2), Handle[None])
+        assert_type(batch.threads.put("t", 1), Handle[Written])
         assert_type(batch.sessions.increment("s", "n", "k").result(), int)
 
 

@@ -16,7 +16,7 @@ end
 local function fields_restore(ns, dl, now, deadline)
   local has_fields, has_deadlines = call('EXISTS', ns) == 1, call('EXISTS', dl) == 1
   if has_deadlines and not has_fields then
-    call('DEL', dl)
+    for _, field in ipairs(call('ZRANGE', dl, '0', '-1')) do call('ZREM', dl, field) end
   elseif has_fields and not has_deadlines and not deadline then
     local left = call('PTTL', ns)
     if left > 0 then
