@@ -115,7 +115,8 @@ local changes = {
 }
 local looks = {
   GET = true, HGET = true, HMGET = true, HGETALL = true, HKEYS = true, HLEN = true, HEXISTS = true, HPTTL = true,
-  PTTL = true, ZSCORE = true, ZCARD = true, ZCOUNT = true, ZRANGEBYSCORE = true, ZREVRANGE = true, EXISTS = true,
+  PTTL = true, ZSCORE = true, ZCARD = true, ZCOUNT = true, ZRANGEBYSCORE = true, ZREVRANGE = true, ZRANGE = true,
+  EXISTS = true,
   TIME = true
 }
 local touched, before = {}, {}

@@ -39,11 +39,11 @@ class Weights:
     """
 
     turn: float = 1.0
-    session: float = 0.5
+    session: float = 0.3
     vector: float = 1.0
     fusion: float = 0.5
-    before: tuple[float, float] = (0.6, 0.35)
-    after: tuple[float, float] = (0.5, 0.3)
+    before: tuple[float, float] = (0.5, 0.25)
+    after: tuple[float, float] = (0.4, 0.2)
     saturation: float = 0.6
     length: float = 0.4
     session_saturation: float = 0.6
@@ -100,9 +100,9 @@ def in_context(cosines: Scores, windows: Rows, by: Weights) -> Scores:
     """Each one's cosine, and to a share the highest among its neighbours', by their distance."""
     around = by.reach.copy()
     around[len(around) // 2] = 0
-    highest = (cosines[windows] * around).max(axis=1)
-    own = cosines[windows[:, len(around) // 2]]
-    # products of float32 may be a little more than 1
+    # products of float32 differ in their last digits from row to row, and may be a little more than 1
+    near = np.round(cosines[windows].astype(np.float64), 6)
+    own, highest = near[:, len(around) // 2], (near * around).max(axis=1)
     return np.asarray(np.minimum(own * (1 - by.vector_context) + highest * by.vector_context, 1), np.float64)
 
 

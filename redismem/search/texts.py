@@ -76,7 +76,7 @@ class Texts:
 
     def rows(self, forms: Iterable[str], most: int) -> Rows:
         """The rows that hold one of these words, from the highest down, so many at most."""
-        match = " OR ".join(form for form in forms)
+        match = " OR ".join(f'"{form}"' for form in forms)
         (listed,) = self._database.execute(_NEWEST, (match, most)).fetchone()
         return np.fromstring(listed, np.int64, sep=",") if listed else np.empty(0, np.int64)
 

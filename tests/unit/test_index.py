@@ -1,0 +1,243 @@
+"""The local index holds what it was given, filters as a plain loop would, and takes any text for a text."""
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redismem.errors import SchemaError
+from redismem.search import Document, Hit, Index, Query
+
+WORDS = ("river", "stone", "bird", "lantern")
+NAMES = st.sampled_from([None, "a", "b"])
+TAGS = st.frozensets(st.sampled_from(["x", "y", "z"]), max_size=3)
+TIMES = st.integers(0, 5).map(float)
+DOCUMENTS = st.builds(
+    Document,
+    id=st.integers(0, 9).map(str),
+    text=st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join),
+    at=TIMES,
+    session=NAMES,
+    speaker=NAMES,
+    user=NAMES,
+    task_id=NAMES,
+    tags=TAGS,
+    score=TIMES,
+    success=st.sampled_from([None, True, False]),
+    vector=st.none() | st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3).map(np.array),
+)
+QUERIES = st.fixed_dictionaries(
+    {
+        "session": NAMES,
+        "speaker": NAMES,
+        "user": NAMES,
+        "task_id": NAMES,
+        "tags": TAGS,
+        "any_tags": TAGS,
+        "success_only": st.booleans(),
+        "min_reward": st.none() | TIMES,
+        "since": st.none() | TIMES,
+        "until": st.none() | TIMES,
+    }
+)
+STEPS = st.lists(
+    st.tuples(st.lists(DOCUMENTS, max_size=6), st.lists(st.integers(0, 9).map(str), max_size=4)), max_size=6
+)
+
+
+def index_of(*documents: Document) -> Index:
+    index = Index()
+    index.apply(documents, [])
+    return index
+
+
+def ids(hits: Iterable[Hit]) -> list[str]:
+    return [hit.id for hit in hits]
+
+
+def found(text: str, *texts: str) -> list[str]:
+    index = index_of(*(Document(str(number), one) for number, one in enumerate(texts)))
+    return sorted(ids(index.search(Query(text))))
+
+
+def passes(document: Document, query: Query) -> bool:
+    named = all(
+        getattr(query, name) in {None, getattr(document, name)} for name in ("session", "speaker", "user", "task_id")
+    )
+    return (
+        named
+        and query.tags <= document.tags
+        and (not query.any_tags or bool(query.any_tags & document.tags))
+        and (not query.success_only or document.success is True)
+        and (query.min_reward is None or document.score >= query.min_reward)
+        and (query.since is None or document.at >= query.since)
+        and (query.until is None or document.at < query.until)
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(STEPS, QUERIES, st.sampled_from(WORDS))
+def test_what_is_found_is_what_a_plain_loop_finds(steps: Any, filters: dict[str, Any], word: str) -> None:
+    index, model = Index(), dict[str, Document]()
+    for upserts, deletes in steps:
+        index.apply(upserts, deletes)
+        for one in deletes:
+            model.pop(one, None)
+        model.update({document.id: document for document in upserts})
+        assert len(index) == len(model)
+        query = Query(**filters)
+        passing = {one for one, document in model.items() if passes(document, query)}
+        newest_first = sorted(passing, key=lambda one: (-model[one].at, one))
+        assert ids(index.search(query)) == newest_first
+        hits = index.search(Query(word, **filters))
+        assert set(ids(hits)) <= passing
+        assert {one for one in passing if word in model[one].text.split()} <= set(ids(hits))
+        vector = np.array([1.0, 0.5, 0.25])
+        near = {one for one in passing if model[one].vector is not None and model[one].vector @ vector > 1e-6}
+        hits = index.search(Query(vector=vector, **filters))
+        assert near <= set(ids(hits)) <= passing
+        assert all(0 <= hit.score <= 1 and all(0 <= part <= 1 for part in hit.parts.values()) for hit in hits)
+    index.close()
+
+
+@settings(deadline=None, max_examples=50)
+@given(STEPS, st.sampled_from(WORDS))
+def test_neighbours_are_those_of_an_index_made_at_once(steps: Any, word: str) -> None:
+    grown, model = Index(), dict[str, Document]()
+    for upserts, deletes in steps:
+        grown.apply(upserts, deletes)
+        grown.search(Query(word))  # orders conversations in between
+        for one in deletes:
+            model.pop(one, None)
+        model.update({document.id: document for document in upserts})
+    anew = index_of(*model.values())
+    for query in (Query(word), Query(vector=[1.0, 0.5, 0.25])):
+        mine, others = ({hit.id: hit.parts for hit in index.search(query)} for index in (grown, anew))
+        assert mine.keys() == others.keys()
+        assert all(mine[one] == pytest.approx(others[one], abs=1e-5) for one in mine)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text())
+def test_any_text_is_a_text(text: str) -> None:
+    index = index_of(Document("said", text), Document("other", "a lantern"))
+    index.search(Query(text))
+    assert ids(index.search(Query("lantern")))[0] == "other" or "lantern" in text.lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"', 'river"', "river AND", "NOT river", "river NEAR(stone)", "text:river", "riv*", "^river", "(river", "-river",
+     "river OR OR", "{text}: river", "river + stone", "river\0stone", "'; DROP TABLE texts; --", "river\ud800"],
+)  # fmt: skip
+def test_a_question_is_never_syntax(text: str) -> None:
+    index = index_of(Document("1", "the river bends"), Document("2", "no such thing, text near drop table"))
+    hits = index.search(Query(text))
+    assert ("river" in text) <= ("1" in ids(hits))
+    assert ids(index.search(Query("river"))) == ["1"]
+
+
+def test_words_are_found_whatever_their_form() -> None:
+    assert found("RUNNING", "they run", "a rune") == ["0"]
+    assert found("cafe", "Le Café", "cafe\u0301 noir", "coffee") == ["0", "1"]
+    assert found("naïve", "NAIVE") == ["0"]
+    assert found("buying", "I bought it", "they buy", "by the way") == ["0", "1"]
+    assert found("children", "my child", "kids") == ["0", "1"]
+    assert found("東京", "東京 タワー") == ["0"]
+    assert found("well-known", "well known") == ["0"]
+    assert found("who is it?", "it is who", "river") == ["0"]
+    assert found("🙂", "🙂") == found("!?", "!?") == []
+
+
+def test_question_words_carry_no_weight() -> None:
+    assert found("what did they do to the stone", "what did they do", "a stone") == ["1"]
+
+
+def test_a_lone_surrogate_keeps_nobody_out() -> None:
+    index = index_of(Document("1", "river \ud800"), Document("2", "river"))
+    assert sorted(ids(index.search(Query("river")))) == ["1", "2"]
+
+
+def test_a_document_without_text_is_refused_before_others_are_taken_in() -> None:
+    with pytest.raises(TypeError, match="'7'"):
+        Document("7", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("vector", [[1.0], [1.0, float("nan")], [[1.0, 2.0]], []])
+def test_vectors_that_do_not_fit_change_nothing(vector: Any) -> None:
+    index = index_of(Document("1", "river", vector=np.array([1.0, 0.0], np.float32)))
+    with pytest.raises(SchemaError):
+        index.apply([Document("2", "stone"), Document("3", "bird", vector=np.array(vector))], ["1"])
+    assert len(index) == 1
+    with pytest.raises(SchemaError):
+        index.search(Query(vector=vector))
+    assert ids(index.search(Query(vector=[2.0, 0.1]))) == ["1"]
+
+
+def test_a_replaced_document_is_as_it_is_now() -> None:
+    index = index_of(Document("1", "river", importance=0.1), Document("2", "stone"))
+    index.apply([Document("1", "river", importance=0.9)], [])
+    assert index.search(Query("river"))[0].parts["importance"] == pytest.approx(0.9)
+    index.apply([Document("1", "bird")], [])
+    assert ids(index.search(Query("river"))) == []
+    assert ids(index.search(Query("bird"))) == ["1"]
+    index.apply([Document("1", "lantern")], ["1", "2"])
+    assert ids(index.search(Query())) == ["1"]
+
+
+def test_limits() -> None:
+    index = index_of(*(Document(str(number), "river stone" if number else "river") for number in range(30)))
+    assert len(index.search(Query("river", limit=7))) == 7
+    assert index.search(Query("river", limit=0)) == []
+    assert len(index.search(Query("river", limit=10**9))) == 30
+    hits = index.search(Query("stone river", limit=100))
+    some = index.search(Query("stone river", limit=100, min_score=hits[0].score))
+    assert ids(some) == [hit.id for hit in hits if hit.score == hits[0].score] != ids(hits)
+
+
+def test_of_very_frequent_words_the_latest_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redismem.search.searching._MOST_ROWS", 20)
+    index = index_of(*(Document(str(number), f"river {'bird' * (number == 3)}", at=number) for number in range(100)))
+    hits = index.search(Query("river bird", limit=100))
+    assert hits[0].id == "3"
+    assert set(ids(hits[1:])) == {str(number) for number in range(90, 100)}
+
+
+def test_memory_is_counted_and_given_back() -> None:
+    index, empty = Index(), Index().nbytes
+    index.apply([Document(str(number), "river " * 50, vector=np.ones(64, np.float32)) for number in range(1000)], [])
+    assert index.nbytes - empty > 1000 * (300 + 256)
+    rows = index.nbytes
+    for round_ in range(5):
+        fresh = [Document(f"{round_}:{number}", "stone " * 50, session=f"{round_}:{number}") for number in range(1000)]
+        index.apply(fresh, ids(index.search(Query(limit=1000))))
+    assert len(index) == 1000
+    assert index.nbytes < 3 * rows
+    assert len(index._columns.names["session"]) <= 3001
+    assert ids(index.search(Query(session="4:7"))) == ["4:7"]
+
+
+def test_threads_may_search_while_others_write() -> None:
+    index, failures = Index(), list[BaseException]()
+
+    def work(number: int) -> None:
+        try:
+            for step in range(60):
+                one = Document(f"{number}", f"river {number} {step}", session="s", at=step)
+                index.apply([one], [])
+                hits = index.search(Query(f"{number}", session="s"))
+                assert hits[0].id == f"{number}"
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=(100 + number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert len(index) == 4

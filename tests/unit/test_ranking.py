@@ -1,0 +1,208 @@
+"""What ranking promises: each part helps where it should, and hurts little where it cannot help."""
+
+import random
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from redismem.search import Document, Index, Query, Weights
+from redismem.search.moments import mentioned
+from redismem.search.texts import words
+from tests.conversations import conversation
+
+NOW = datetime(2024, 3, 15, 12, tzinfo=UTC).timestamp()
+ALONE = Weights(session=0, before=(0, 0), after=(0, 0), speaker=0, time=0, answer=0)
+
+
+def recall(weights: Weights) -> float:
+    """Of the evidence, how much is in the first ten."""
+    found = asked = 0
+    for seed in range(3):
+        documents, questions = conversation(seed)
+        index = Index(weights)
+        index.apply(random.Random(seed).sample(documents, len(documents)), [])
+        for question in questions:
+            found += question.evidence in [hit.id for hit in index.search(Query(question.text))]
+        asked += len(questions)
+    return found / asked
+
+
+def test_each_part_of_the_context_finds_more() -> None:
+    neighbours = replace(ALONE, before=Weights().before, after=Weights().after)
+    found = [
+        recall(weights) for weights in (ALONE, neighbours, replace(neighbours, session=0.5, speaker=0.5), Weights())
+    ]
+    assert found == sorted(found)
+    assert found[1] > found[0] + 0.1
+    assert found[3] > found[1] + 0.05
+
+
+def test_context_does_no_harm_where_there_is_none() -> None:
+    """Every text by itself, asked for by some of its own words: as good as FTS5 alone."""
+    documents, _ = conversation(7)
+    distinct = list({document.text: replace(document, session=None) for document in documents}.values())
+    index = Index()
+    index.apply(distinct, [])
+    bare = sqlite3.connect(":memory:")
+    bare.execute("CREATE VIRTUAL TABLE t USING fts5(text, tokenize='porter')")
+    bare.executemany("INSERT INTO t(rowid, text) VALUES (?, ?)", enumerate(one.text for one in distinct))
+    draw, ours, theirs = random.Random(7), 0, 0
+    for number, document in enumerate(distinct):
+        said = words(document.text)
+        question = " ".join(draw.sample(said, min(4, len(said))))
+        ours += document.id in [hit.id for hit in index.search(Query(question))]
+        match = " OR ".join(f'"{word}"' for word in words(question))
+        rows = bare.execute("SELECT rowid FROM t WHERE t MATCH ? ORDER BY rank LIMIT 10", (match,)).fetchall()
+        theirs += (number,) in rows
+    bare.close()
+    assert ours >= 0.97 * theirs
+
+
+def talk(*said: tuple[str, str]) -> list[Document]:
+    return [Document(f"t{number}", text, NOW + number, "talk", speaker) for number, (speaker, text) in enumerate(said)]
+
+
+def best(documents: list[Document], query: Query | str, weights: Weights | None = None) -> str:
+    index = Index(weights)
+    index.apply(documents, [])
+    return index.search(Query(query) if isinstance(query, str) else query)[0].id
+
+
+def test_who_is_named_is_who_speaks_not_who_says_the_name() -> None:
+    said = talk(
+        ("Ann", "Bob, have you been climbing?"), ("Bob", "Yes, climbing is fun."), ("Ann", "Good for you, Bob!")
+    )
+    assert best(said, "What did Bob say about climbing?") == "t1"
+    assert best(said, "What did Ann say about climbing?") == "t0"
+
+
+def test_a_name_that_nobody_bears_is_a_word() -> None:
+    said = talk(("Ann", "I met Zelda at the fair."), ("Bob", "I met nobody."))
+    assert best(said, "Who met Zelda?") == "t0"
+
+
+def test_an_answer_is_found_beside_its_question() -> None:
+    said = talk(("Ann", "Morning!"), ("Ann", "Which telescope is it?"), ("Bob", "A green one."), ("Ann", "Bye."))
+    said += [Document("other", "Nothing to see", NOW, "elsewhere", "Bob")]
+    index = Index()
+    index.apply(said, [])
+    found = [hit.id for hit in index.search(Query("telescope"))]
+    assert found[:2] == ["t1", "t2"]
+    assert "other" not in found
+
+
+def test_when_wants_a_time_and_how_many_a_number() -> None:
+    said = [
+        Document("no", "the kayak arrived"),
+        Document("time", "the kayak came last week"),
+        Document("n", "7 of a kayak"),
+    ]
+    assert best(said, "when did you see the kayak") == "time"
+    assert best(said, "how many kayak trips") == "n"
+
+
+def test_importance_and_recency_decide_between_equals_only() -> None:
+    same = [
+        Document("old", "a lamp", NOW - 9e6),
+        Document("new", "a lamp", NOW),
+        Document("big", "a lamp", NOW - 9e6, importance=1),
+    ]
+    index = Index()
+    index.apply([*same, Document("part", "a carpet and the lamp of a neighbour who left", NOW, importance=1)], [])
+    assert [hit.id for hit in index.search(Query("red lamp a"))][:2] == ["big", "new"]
+    assert best([*same, Document("both", "lamp, carpet", 0.0)], "carpet lamp") == "both"
+
+
+def test_text_and_vector_agree_on_the_best() -> None:
+    def at(angle: float) -> np.ndarray:
+        return np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+    said = [
+        Document("text", "a violin", vector=at(1.5)),
+        Document("vector", "nothing", vector=at(0.0)),
+        Document("both", "a violin", vector=at(0.1)),
+    ]
+    index = Index()
+    index.apply(said, [])
+    hits = {hit.id: hit for hit in index.search(Query("violin", vector=at(0.0)))}
+    assert next(iter(hits)) == "both"
+    assert set(hits) == {"text", "vector", "both"}
+    assert hits["both"].parts["fusion"] > max(hits["text"].parts["fusion"], hits["vector"].parts["fusion"])
+
+
+def test_scores_are_comparable() -> None:
+    said = [Document("all", "red lamp"), Document("half", "red"), Document("none", "green carpet")]
+    index = Index()
+    index.apply(said, [])
+    all_, half = index.search(Query("red lamp"))
+    assert (all_.id, half.id) == ("all", "half")
+    assert 1 >= all_.score > 0.5 > half.score > 0
+    assert [hit.id for hit in index.search(Query("red lamp", min_score=0.5))] == ["all"]
+    assert index.search(Query("lamp lamp lamp"))[0].score == pytest.approx(index.search(Query("lamp"))[0].score)
+
+
+def day(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("on 31 June 2023", "2023-01-01", "2024-01-01"),
+        ("in 2022?", "2022-01-01", "2023-01-01"),
+        ("on 7 May 2023", "2023-05-07", "2023-05-08"),
+        ("on May 7th, 2023", "2023-05-07", "2023-05-08"),
+        ("2023-05-07", "2023-05-07", "2023-05-08"),
+        ("2023-12", "2023-12-01", "2024-01-01"),
+        ("in December 2023", "2023-12-01", "2024-01-01"),
+        ("yesterday", "2024-03-14", "2024-03-15"),
+        ("today", "2024-03-15", "2024-03-16"),
+        ("last week", "2024-03-04", "2024-03-11"),
+        ("last weekend", "2024-03-09", "2024-03-11"),
+        ("this month", "2024-03-01", "2024-04-01"),
+        ("last month", "2024-02-01", "2024-03-01"),
+        ("last year", "2023-01-01", "2024-01-01"),
+        ("last Friday", "2024-03-08", "2024-03-09"),
+        ("on Thursday", "2024-03-14", "2024-03-15"),
+    ],
+)
+def test_times_that_a_question_mentions(text: str, start: str, end: str) -> None:
+    assert mentioned(f"What was said {text} about it", NOW, day("2024-01-01")) == [(day(start), day(end))]
+
+
+def test_a_month_is_that_of_any_year() -> None:
+    intervals = mentioned("What happened in May?", NOW, day("2022-02-02"))
+    assert intervals == [(day(f"{year}-05-01"), day(f"{year}-06-01")) for year in (2022, 2023, 2024)]
+
+
+def test_some_weeks_ago_is_about_then() -> None:
+    ((start, end),) = mentioned("two weeks ago", NOW, 0)
+    assert start < day("2024-03-01") < end
+    assert end - start < 9 * 86400
+
+
+@pytest.mark.parametrize("text", ["may I march on?", "31 of June on", "0 May", "version 12023", "", "now"])
+def test_times_that_are_none(text: str) -> None:
+    assert mentioned(text, NOW, 0) == []
+
+
+@pytest.mark.parametrize("now", [float("-inf"), float("inf"), -1e12, 1e15, 0.0])
+def test_times_of_strange_clocks(now: float) -> None:
+    mentioned("yesterday, last year, in May, 999 years ago", now, -1e18)
+
+
+def test_who_asks_for_a_time_gets_what_was_said_then() -> None:
+    said = [Document(month, "I repaired the kettle", day(f"2023-{month}-12")) for month in ("03", "05", "08")]
+    assert best(said, "What was repaired in May?") == "05"
+    assert best(said, Query("What was repaired last month?", now=day("2023-04-01"))) == "03"
+
+
+def test_what_was_said_at_one_instant_is_in_the_order_of_its_ids() -> None:
+    said = [Document(f"t{number}", f"line {'kayak' * (number == 9)}", NOW, "talk") for number in range(12)]
+    for seed in range(3):
+        index = Index(replace(Weights(), session=0))
+        index.apply(random.Random(seed).sample(said, 12), [])
+        assert [hit.id for hit in index.search(Query("kayak"))] == ["t9", "t10", "t8", "t11", "t7"]
