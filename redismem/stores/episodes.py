@@ -89,7 +89,7 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
         until: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
     ) -> list[Result[EpisodicMemory]]:
-        """The best episodes that pass every filter, best first; without a query, the latest.
+        """The best episodes that pass every filter, best first; without a query, the important and the latest.
 
         `tags`: those that have all of them. `since` and `until` are about `created_at`. `min_score` is what an answer
         must score at least, 0 to 1; without a query, what the episode itself scored.

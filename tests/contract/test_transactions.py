@@ -584,11 +584,12 @@ async def test_reads_do_not_extend_it(opened: Callable[..., AsyncMemory]) -> Non
 
 
 @on_servers
-async def test_l1_hears_of_the_writes_and_is_not_asked(opened: Callable[..., AsyncMemory], rival: SessionStore) -> None:
+async def test_l1_hears_of_the_writes_and_is_not_asked(opened: Callable[..., AsyncMemory], place: Place) -> None:
     memory = opened(coherence="ttl")
     await memory.sessions.save("s", "n", "k", 1)
     assert await memory.sessions.load("s", "n", "k") == 1
-    rival.save("s", "n", "k", 2)
+    with place.raw() as raw:
+        raw.hset("redismem:session:{s}:ns:n", "k", 2)
     assert await memory.sessions.load("s", "n", "k") == 1, "L1 says so"
     async with transaction(memory, "s") as t:
         assert await t.sessions.load("s", "n", "k") == 2
