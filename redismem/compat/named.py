@@ -5,7 +5,7 @@ The plain form is for threads, and says so with `RuntimeError` inside a running 
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -54,7 +54,7 @@ class Named:
         return Memory(self._settings)
 
     @asynccontextmanager
-    async def batch_operations(self) -> AsyncIterator[Any]:
+    async def batch_operations(self) -> AsyncGenerator[Any]:
         """Many operations in one round trip, sent at the end of the block: calls give handles."""
         async with self.awaited.batch() as batch:
             yield _Batch(self, getattr(batch, self.part))
