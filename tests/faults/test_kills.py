@@ -35,8 +35,7 @@ pytestmark = pytest.mark.timeout(600 if LONG else 120)
 
 # --- workers that are killed ------------------------------------------------------------------------------------------
 
-WORKERS = 4 if LONG else 3
-KILLS = 80 if LONG else 2
+WORKERS, KILLS = (4, 80) if LONG else (3, 5)
 RESERVE = 3
 """Workers that stand by, since starting one takes longer than it is to live."""
 NAMESPACES = [f"n{number}" for number in range(5)]
@@ -84,38 +83,34 @@ COUNTING: Final = {"increment": by_increment, "update": by_update, "lock": by_lo
 
 
 def merge(pipe: Connection, index: int, url: str, logs: Path) -> None:
-    """Everything in turn, each call between two lines of a file, until killed or told to end."""
+    """Everything in turn, each call between two lines of a file, until killed."""
     with Memory(url, update_attempts=10_000) as memory, (logs / str(index)).open("ab", buffering=0) as log:
         memory.sessions.load("s", "counts", "warm")
         pipe.send("ready")
         pipe.recv()
-        while not pipe.poll():
+        while True:
             for way, call in (*COUNTING.items(), ("saves", by_saves)):
                 log.write(f"{way} ?\n".encode())
                 with suppress(LockError):  # a stalled machine may take the lease
                     log.write(f"{way} {call(memory)}\n".encode())
-        pipe.send("done")
-        pipe.recv()
 
 
 def kill_one_after_the_other(members: list[Member], look: Callable[[], None], *args: Any) -> None:
-    """Each is replaced first by one that stands by; in the end the others end by themselves. A look after each kill."""
+    """Each is replaced first by one that stands by, until none does. A look after each kill."""
     dice = random.Random(7)
     for number in range(WORKERS):
         assert members[number].hear() == "ready"
         members[number].tell()
     for number in range(KILLS):
-        fresh = members[number + WORKERS]
-        assert fresh.hear() == "ready"
-        fresh.tell()
+        if number + WORKERS < KILLS:
+            fresh = members[number + WORKERS]
+            assert fresh.hear() == "ready"
+            fresh.tell()
         time.sleep(dice.uniform(0.01, 0.15))
         members[number].kill()
         look()
-        if len(members) < WORKERS + KILLS:
+        if len(members) < KILLS:
             members.append(member(len(members), merge, *args))
-    for one in members[KILLS:]:
-        one.tell("end")
-    assert [one.hear() for one in members[KILLS:]] == ["done"] * WORKERS
 
 
 def noted(logs: Path) -> tuple[Counter[str], dict[str, list[int]]]:
@@ -155,7 +150,7 @@ def left_over(raw: "redis.Redis") -> list[str]:
 def test_workers(new_server: Callable[..., Server], tmp_path: Path, figure: Figures, name: str) -> None:
     server = new_server(name)
     with redis.Redis(port=server.port) as raw, Memory(server.url) as memory:
-        with crew(WORKERS + min(KILLS, RESERVE), merge, server.url, tmp_path) as members:
+        with crew(min(WORKERS + RESERVE, KILLS), merge, server.url, tmp_path) as members:
             kill_one_after_the_other(members, lambda: are_saved_together(raw), server.url, tmp_path)
         begun, told = noted(tmp_path)
         counts = memory.sessions.get_all("s", "counts")
@@ -167,7 +162,7 @@ def test_workers(new_server: Callable[..., Server], tmp_path: Path, figure: Figu
         assert unknown <= KILLS
         assert memory.sessions.get_all("s", "more") == {"one": counts["transaction"], "two": 2 * counts["transaction"]}
         are_saved_together(raw)
-        assert memory.sessions.load("s", NAMESPACES[0], "by") in told["saves"]
+        assert len(set(told["saves"])) == len(told["saves"]) > 0
         until(lambda: left_over(raw) == [])
     fault = "SIGKILL of workers in the middle of a merge"
     figure(fault, "kills", KILLS)

@@ -10,6 +10,7 @@ import redis
 from redismem import Memory, SimpleMemory
 from redismem.errors import OutOfMemory, RedisMemError
 from redismem.stores.crm import SimpleContact
+from tests.conftest import emptied
 from tests.faults.figures import LONG, Figures
 from tests.servers import Server
 
@@ -66,7 +67,8 @@ def test_writes_are_refused_whole_and_the_rest_goes_on(
                 with pytest.raises(OutOfMemory):
                     write()
             assert state(server) == before
-            assert sessions.get_all("s", "n") == {"a": 1, "b": 2, "count": 1}
+            for fresh in (False, True):
+                assert sessions.get_all("s", "n", fresh=fresh) == {"a": 1, "b": 2, "count": 1}
             assert sessions.load("s", "n", "a", user_id="u") == 1
             assert memory.contexts.get_user_context("42").conversations_count == 1
             assert memory.health().ok
@@ -109,3 +111,35 @@ def test_what_eviction_leaves_is_consistent(name: str, new_server: Callable[...,
         assert memory.sessions.increment("fresh", "count", "n") == 1
     figure("maxmemory, allkeys-lru", "keys evicted", evicted)
     figure("maxmemory, allkeys-lru", "calls that failed", failed)
+
+
+KEYS = ["meta", "ns:timed", "ns:count", "ttl:timed", "ops"]
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("name", [*SERVERS, "redis70"] if LONG else SERVERS)
+@pytest.mark.parametrize("evicted", KEYS)
+def test_each_key_may_be_evicted_by_itself(
+    shared_server: Callable[[str], Server], name: str, evicted: str, lasting: bool
+) -> None:
+    """What is left of the session is listed, counts from what is there, and ends when it was to end."""
+    latest = 51 if lasting else 101  # fields whose deadlines are gone end with their session
+    with Memory(emptied(shared_server(name)).url, session_ttl=None if lasting else 100) as memory:
+        sessions = memory.sessions
+        with redis.Redis.from_url(shared_server(name).url) as raw:
+            for key in ("a", "b"):
+                sessions.save("s", "timed", key, 1, ttl=50)
+            sessions.increment("s", "count", "n")
+            raw.unlink(f"redismem:session:{{s}}:{evicted}")
+            gone = evicted.removeprefix("ns:")
+            for namespace in {"timed", "count"} - {gone}:
+                assert sessions.get_all("s", namespace)
+            if evicted != "meta":  # without it nobody knows of them, until they are written to again
+                assert set(sessions.namespaces("s")) == {"timed", "count"} - {gone}
+            sessions.save("s", "timed", "c", 1, ttl=50)
+            assert sessions.increment("s", "count", "n") == (1 if gone == "count" else 2)
+            assert set(sessions.namespaces("s")) == {"timed", "count"}
+            for key in sessions.get_all("s", "timed"):
+                assert 0 < (sessions.ttl("s", "timed", key) or 0) <= latest, f"{key} has become immortal"
+            assert sessions.end("s") >= 2
+            assert [key for key in raw.scan_iter() if raw.pttl(key) == -1] == []
