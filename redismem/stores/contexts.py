@@ -12,18 +12,15 @@ Round trips
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic.dataclasses import dataclass
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.op import Asyncio, Blocking, op
 from redismem.stores.policy import KeepFirst, Sum, Union
 from redismem.stores.record import Merged, Place, RecordStoreBase, Write
-from redismem.stores.store import Shared
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore, Shared
 
 
 @dataclass(frozen=True)
@@ -119,15 +116,8 @@ class AsyncContextStore(ContextOperations[C], Asyncio):
         return AsyncContextStore(self._shared, model)
 
 
-class ContextBatch(ContextOperations[C], Batched):
+class ContextBatch(ContextOperations[C], BatchedStore):
     """Contexts inside a batch: every operation of `ContextOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
     def of(self, model: type[D]) -> "ContextBatch[D]":
         """The same store for contexts of your own."""

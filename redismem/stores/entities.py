@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, get_args
+from typing import Any, Final, Generic, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -31,15 +31,12 @@ from redismem.durability import Durability
 from redismem.errors import DecodeError, LimitExceeded, LinkError, SchemaError, WrongType
 from redismem.link.base import Argument, Command
 from redismem.link.features import ExpiryTier
-from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
 from redismem.stores.effects import Effects
 from redismem.stores.identity import identities, is_entity
 from redismem.stores.shape import Shape, shape
-from redismem.stores.store import Shared
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore, Shared
 
 logger = logging.getLogger("redismem")
 
@@ -302,15 +299,8 @@ class AsyncEntityStore(EntityOperations[S], Asyncio):
         return AsyncEntityStore(self._shared, model)
 
 
-class EntityBatch(EntityOperations[S], Batched):
+class EntityBatch(EntityOperations[S], BatchedStore):
     """Entities inside a batch: every operation of `EntityOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
     def of(self, model: type[T]) -> "EntityBatch[T]":
         """The same store for entities of your own."""

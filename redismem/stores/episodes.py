@@ -5,20 +5,17 @@ Contract, round trips and errors are those of `redismem.stores.documents`.
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.op import Asyncio, Blocking, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
-from redismem.stores.store import Shared
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore, Shared
 
 
 class EpisodicMemory(BaseModel):
@@ -145,12 +142,5 @@ class AsyncEpisodeStore(EpisodeOperations, Asyncio):
     """Episodes for tasks: every operation of `EpisodeOperations`, to be awaited."""
 
 
-class EpisodeBatch(EpisodeOperations, Batched):
+class EpisodeBatch(EpisodeOperations, BatchedStore):
     """Episodes inside a batch: every operation of `EpisodeOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link

@@ -20,7 +20,7 @@ Errors
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, PrivateAttr
 
@@ -28,12 +28,10 @@ from redismem.durability import Durability
 from redismem.errors import ConfigError, DecodeError, InvalidKey, LimitExceeded, MissingEntity
 from redismem.keys import decode_segment, encode_segment
 from redismem.link.base import Argument, Reply
-from redismem.op import Asyncio, Batched, Blocking, op, stream
+from redismem.op import Asyncio, Blocking, op, stream
 from redismem.scripts import script
 from redismem.stores.effects import Effects
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore
 
 Direction = Literal["out", "in", "both"]
 """Of relationships, as one entity sees them: those that begin at it, those that end at it, or all."""
@@ -390,15 +388,8 @@ class AsyncGraphStore(GraphOperations, Asyncio):
     """Graphs for tasks: every operation of `GraphOperations`, to be awaited."""
 
 
-class GraphBatch(GraphOperations, Batched):
+class GraphBatch(GraphOperations, BatchedStore):
     """Graphs inside a batch: every operation of `GraphOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
 
 def _path(source: str, steps: Sequence[Step]) -> GraphPath:

@@ -23,20 +23,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field, ValidationError
 
 from redismem.durability import Durability
 from redismem.errors import ConfigError, DecodeError, LimitExceeded, SchemaError
 from redismem.link.base import Argument
-from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
 from redismem.stores.effects import Effects
+from redismem.stores.store import BatchedStore
 from redismem.ttl import KEEP_TTL, TTL, milliseconds
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
 
 DEFAULT: Final = "default"
 """The conversation of a user who has but one."""
@@ -284,15 +282,8 @@ class AsyncHistoryStore(HistoryOperations, Asyncio):
     """Histories for tasks: every operation of `HistoryOperations`, to be awaited."""
 
 
-class HistoryBatch(HistoryOperations, Batched):
+class HistoryBatch(HistoryOperations, BatchedStore):
     """Histories inside a batch: every operation of `HistoryOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
 
 def _checked(turn: NewTurn | Mapping[str, Any]) -> NewTurn:

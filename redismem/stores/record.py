@@ -26,20 +26,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from redismem.durability import Durability
 from redismem.errors import Conflict, LimitExceeded, LinkError, WrongType
 from redismem.link.base import Argument, Reply
 from redismem.link.features import ExpiryTier
-from redismem.op import Asyncio, Batched, Blocking, op, settle
+from redismem.op import Asyncio, Blocking, op, settle
 from redismem.scripts import script
 from redismem.stores.effects import Effects
 from redismem.stores.shape import Change, Snapshot, shape
-from redismem.stores.store import Shared
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore, Shared
 
 M = TypeVar("M")
 
@@ -320,15 +317,8 @@ class AsyncRecordStore(RecordOperations[M], Asyncio):
     """Records for tasks: every operation of `RecordOperations`, to be awaited."""
 
 
-class RecordBatch(RecordOperations[M], Batched):
+class RecordBatch(RecordOperations[M], BatchedStore):
     """Records inside a batch: every operation of `RecordOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
 
 def _is_idempotent(writes: Sequence[Write]) -> bool:

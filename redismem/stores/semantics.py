@@ -8,21 +8,18 @@ A fact that is learned again keeps the higher confidence, and what was told with
 from collections.abc import Iterable
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.op import Asyncio, Blocking, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
 from redismem.stores.identity import NaturalKey, normal
 from redismem.stores.rank import rank
-from redismem.stores.store import Shared
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore, Shared
 
 _ALL = 1_000_000
 
@@ -174,12 +171,5 @@ class AsyncSemanticStore(SemanticOperations, Asyncio):
     """Facts for tasks: every operation of `SemanticOperations`, to be awaited."""
 
 
-class SemanticBatch(SemanticOperations, Batched):
+class SemanticBatch(SemanticOperations, BatchedStore):
     """Facts inside a batch: every operation of `SemanticOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link

@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import cached_property, lru_cache, partial, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from redismem.cache.kept import Kept
 from redismem.cache.l1 import L1
@@ -53,15 +53,12 @@ from redismem.errors import (
 from redismem.keys import encode_segment, field
 from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
-from redismem.op import UNKNOWN, Asyncio, Batched, Blocking, Handle, op, run, settle, stream
+from redismem.op import UNKNOWN, Asyncio, Blocking, Handle, op, run, settle, stream
 from redismem.operations import IDEMPOTENT, Operation
 from redismem.scripts import Script, script
 from redismem.stores.recent import Leave
-from redismem.stores.store import Shared, Store
+from redismem.stores.store import BatchedStore, Shared, Store
 from redismem.ttl import FOREVER_MS, KEEP_MS, KEEP_TTL, TTL, milliseconds
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -931,19 +928,12 @@ class _Joined:
     handle: Handle[None]
 
 
-class SessionBatch(SessionOperations, Batched):
+class SessionBatch(SessionOperations, BatchedStore):
     """Sessions inside a batch: every operation of `SessionOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._joined: _Joined | None = None
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
     # Saves are so frequent in batches that a coroutine for each would be most of their cost.
     def save(  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -7,19 +7,16 @@ round trips and errors are those of `redismem.stores.documents`.
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Batched, Blocking, op
+from redismem.op import Asyncio, Blocking, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
-from redismem.stores.store import Shared
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
+from redismem.stores.store import BatchedStore, Shared
 
 _ALL = 1_000_000
 
@@ -133,12 +130,5 @@ class AsyncSkillStore(SkillOperations, Asyncio):
     """Skills for tasks: every operation of `SkillOperations`, to be awaited."""
 
 
-class SkillBatch(SkillOperations, Batched):
+class SkillBatch(SkillOperations, BatchedStore):
     """Skills inside a batch: every operation of `SkillOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link

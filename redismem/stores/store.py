@@ -1,7 +1,7 @@
 """What every store is made of."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from redismem.cache.reads import Reads, drop, is_anything_kept
 from redismem.codec import Codec
@@ -10,8 +10,12 @@ from redismem.durability import Durability, Receipt
 from redismem.errors import ConfigError
 from redismem.keys import Keys
 from redismem.link.base import Link
+from redismem.op import Batched
 from redismem.operations import Operations
 from redismem.stores.recent import Recent
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,14 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._link.endpoint.name}>"
+
+
+class BatchedStore(Store, Batched):
+    """A store inside a batch: its operations give handles."""
+
+    _link: "BatchLink"
+
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`."""
+        return self._link

@@ -20,19 +20,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from redismem.durability import Durability
 from redismem.errors import ConfigError, Conflict, DecodeError, InvalidKey
 from redismem.link.base import Argument
-from redismem.op import Asyncio, Batched, Blocking, op, settle, stream
+from redismem.op import Asyncio, Blocking, op, settle, stream
 from redismem.scripts import script
 from redismem.stores.effects import Effects
 from redismem.stores.plain import plain
+from redismem.stores.store import BatchedStore
 from redismem.ttl import KEEP_TTL, TTL, milliseconds
-
-if TYPE_CHECKING:
-    from redismem.batch import BatchLink
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -275,15 +273,8 @@ class AsyncThreadStore(ThreadOperations, Asyncio):
     """Threads for tasks: every operation of `ThreadOperations`, to be awaited."""
 
 
-class ThreadBatch(ThreadOperations, Batched):
+class ThreadBatch(ThreadOperations, BatchedStore):
     """Threads inside a batch: every operation of `ThreadOperations`, giving a `Handle`."""
-
-    _link: "BatchLink"
-
-    @property
-    def batch(self) -> "BatchLink":
-        """See `Batched.batch`."""
-        return self._link
 
 
 def _version_of(member: bytes, key: str) -> Version:
