@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from redismem.durability import Durability
 from redismem.errors import ConfigError
+from redismem.search.embedder import Embedder, embedder_of
+from redismem.search.ranking import Weights
 
 Seconds = Annotated[float, Field(gt=0, le=100 * 365.25 * 86_400, allow_inf_nan=False)]
 Limit = Annotated[int, Field(gt=0)]
@@ -25,7 +27,7 @@ def _from_json(value: Any) -> Any:
 class Settings(BaseModel):
     """How a memory behaves. Frozen; times are seconds, sizes are bytes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     url: str = Field(default="embedded://", repr=False)
     """Where the server is; see `redismem.link.endpoint`. It may hold a password, so it is never shown."""
@@ -52,6 +54,11 @@ class Settings(BaseModel):
     """How many changes of a collection are written down; who has missed more reads the whole collection again."""
     confidence_half_life: Seconds = 365 * 86_400.0
     """After which time the confidence of a fact has halved, unless it was learned again."""
+    embedder: Annotated[Embedder | None, BeforeValidator(embedder_of)] = None
+    """What makes embeddings of documents, so that searches find what is said in other words; in the environment
+    `hashing`, or `sentence-transformers:` and the model's name. None: searches go by words and context."""
+    weights: Annotated[Weights | None, BeforeValidator(_from_json)] = None
+    """What counts how much in searches: docs/search.md. As JSON in the environment. None: the usual weights."""
     search_documents: Limit = 500_000
     """Most documents of each kind that this process keeps indexed, of all scopes that it searches together."""
     use_half_life: Seconds = 7 * 86_400.0
@@ -65,6 +72,10 @@ class Settings(BaseModel):
     """Most tokens that the turns of a conversation have together."""
     history_ttl: Seconds | None = None
     """A conversation that gets no turn for this long is forgotten; `None`: only what is given a TTL."""
+    state_max_depth: Limit = 100
+    """How deep the context stack of a state may be."""
+    state_ttl: Seconds | None = None
+    """A state that is not written to for this long is forgotten; `None`: only what is given a TTL."""
     thread_checkpoints: Limit | None = None
     """Most checkpoints that a thread keeps, the latest ones."""
     thread_ttl: Seconds | None = None

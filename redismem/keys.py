@@ -134,6 +134,10 @@ class Keys:
         """The sorted set of how much documents are used: `redismem:scope:{team-a}:use:episodes`."""
         return self._scope(scope, "use", kind)
 
+    def collection_vectors(self, scope: str, kind: str) -> str:
+        """The hash of embeddings of documents: `redismem:scope:{team-a}:vectors:episodes`."""
+        return self._scope(scope, "vectors", kind)
+
     def scope_operations(self, scope: str) -> str:
         """The hash of operations lately applied to a scope, so that none is applied twice: `...:{team-a}:ops`."""
         return self._scope(scope, "ops")
@@ -154,6 +158,18 @@ class Keys:
     def conversations(self, user_id: str) -> str:
         """The sorted set of a user's conversations, by when they end: `redismem:user:{42}:conversations`."""
         return self._user(user_id, "conversations")
+
+    def preferences(self, user_id: str) -> str:
+        """The hash of a user's preferences: `redismem:user:{42}:preferences`."""
+        return self._user(user_id, "preferences")
+
+    def temporal(self, user_id: str) -> str:
+        """The hash of values that are true of a user for a while: `redismem:user:{42}:temporal`."""
+        return self._user(user_id, "temporal")
+
+    def state(self, session_id: str) -> str:
+        """The hash of what an agent is about in a session: `redismem:session:{abc}:state`."""
+        return self._session(session_id, "state")
 
     def thread_versions(self, thread_id: str) -> str:
         """The sorted set of a thread's checkpoints: `redismem:thread:{t1}:versions`."""
@@ -182,6 +198,32 @@ class Keys:
         """
         return key.replace("}:", "}:ttl:", 1)
 
+    def context_pattern(self) -> str:
+        """What `SCAN MATCH` takes to find the `context` of every user."""
+        return f"{escape_glob(self.prefix)}:user:{{*}}:context"
+
+    def context_id_of(self, context_key: bytes | str) -> str:
+        """The user whose `context` is `context_key`; `InvalidKey` when there is none."""
+        return self._id_of("user", "context", context_key)
+
+    def record_pattern(self, name: str) -> str:
+        """What `SCAN MATCH` takes to find every `record` of one name."""
+        return f"{escape_glob(self.prefix)}:user:{{*}}:record:{escape_glob(encode_segment(name, 'name'))}:*"
+
+    def record_ids_of(self, record_key: bytes | str) -> tuple[str, str]:
+        """The user and the id of the `record` that is `record_key`; `InvalidKey` when there is none."""
+        user_id, _, record_id = self._user_names_of("record", 2, record_key)
+        return user_id, record_id
+
+    def lock_pattern(self) -> str:
+        """What `SCAN MATCH` takes to find every `lock`."""
+        return f"{escape_glob(self.prefix)}:user:{{*}}:lock:*"
+
+    def lock_names_of(self, lock_key: bytes | str) -> tuple[str, str]:
+        """The user and the name of the `lock` that is `lock_key`; `InvalidKey` when there is none."""
+        user_id, name = self._user_names_of("lock", 1, lock_key)
+        return user_id, name
+
     def session_meta_pattern(self) -> str:
         """What `SCAN MATCH` takes to find the `session_meta` of every session."""
         return f"{escape_glob(self.prefix)}:session:{{*}}:meta"
@@ -199,6 +241,19 @@ class Keys:
         except (InvalidKey, UnicodeDecodeError, AttributeError):
             pass
         raise InvalidKey(f"{_shown(key)} is no {kind}'s {what} key under the prefix {self.prefix!r}")
+
+    def _user_names_of(self, part: str, count: int, key: bytes | str) -> list[str]:
+        """The user id and the `count` names of a key that `_user` made of this part."""
+        head = f"{self.prefix}:user:{{"
+        try:
+            name = key.decode() if isinstance(key, bytes) else key
+            user_id, _, what = name.removeprefix(head).partition("}:")
+            found, *names = what.split(":")
+            if name.startswith(head) and found == part and len(names) == count:
+                return [decode_segment(segment) for segment in (user_id, *names)]
+        except (InvalidKey, UnicodeDecodeError, AttributeError):
+            pass
+        raise InvalidKey(f"{_shown(key)} is no user's {part} key under the prefix {self.prefix!r}")
 
     def _user(self, user_id: str, part: str, *names: str) -> str:
         segments = [part, *(encode_segment(name, "name") for name in names)]

@@ -18,9 +18,9 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Final, TypeVar
 
 import redis
 from redis.asyncio.connection import AbstractConnection
@@ -31,6 +31,8 @@ from redismem.link.endpoint import Endpoint
 from redismem.link.exclusive import Own, Pool, borrowed, lent
 from redismem.link.faults import ANSWERS, Demoted, Fault, server_error
 from redismem.link.features import Features
+
+T = TypeVar("T")
 
 MAX_CALLS: Final = 16_384
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -74,6 +76,10 @@ class AsyncLink(Link):
     async def sleep(self, seconds: float) -> None:
         """See `Link.sleep`."""
         await asyncio.sleep(seconds)
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """See `Link.offload`."""
+        return await asyncio.to_thread(work)
 
     async def aclose(self) -> None:
         """Close the connections of every loop. Calls that wait, and calls from now on, raise `LinkClosed`."""

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import hiredis
 from redis.backoff import EqualJitterBackoff
@@ -35,6 +35,7 @@ _pack: Callable[[tuple[Any, ...]], bytes] = cast(Any, hiredis.pack_command)  # i
 _REFUSALS: Final = frozenset[type]({Busy})
 _REFUSALS_OF_MANY: Final = frozenset[type]({Busy, Demoted})
 
+T = TypeVar("T")
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
 Reply = Any
@@ -149,6 +150,10 @@ class Link(ABC):
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """Let time pass in this link's way."""
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """What a function gives that may take long: where tasks share this thread, it runs in another."""
+        return work()
 
     @abstractmethod
     def exclusive(self, key: str) -> AbstractAsyncContextManager[Exclusive]:

@@ -460,6 +460,10 @@ class AsyncClusterLink(ClusterLink[AsyncLink]):
         """See `Link.sleep`."""
         await asyncio.sleep(seconds)
 
+    async def offload(self, work: Callable[[], T]) -> T:
+        """See `Link.offload`."""
+        return await asyncio.to_thread(work)
+
 
 async def _outcome(exchange: Coroutine[Any, Any, list[Reply]]) -> list[Reply] | Fault:
     try:

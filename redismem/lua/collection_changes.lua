@@ -1,9 +1,10 @@
 -- What has changed in a collection since a reader last looked.
--- KEYS[1] documents; KEYS[2] their deadlines; KEYS[3] log; KEYS[4] meta: lib/collection.lua
--- ARGV[1] number of the latest change that the reader knows; ARGV[2] how many documents it takes at once, about
+-- KEYS[1] documents; KEYS[2] their deadlines; KEYS[3] log; KEYS[4] meta; KEYS[5] embeddings: lib/collection.lua
+-- ARGV[1] number of the latest change that the reader knows; ARGV[2] how many documents it takes at once, about;
+-- ARGV[3] the reader's embedder, or ""
 -- Replies {"OK", number of the change up to which this goes, "1" if there are more,
--- {id, document or nil, milliseconds left or -1, uses, successes} ...}; {"RELOAD"} if the log does not reach back that
--- far.
+-- {id, document or nil, milliseconds left or -1, uses, successes, embedding or nil} ...}; {"RELOAD"} if the log does not
+-- reach back that far.
 
 local call = redis.call
 local docs, dl, log, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -35,14 +36,17 @@ for n, entry in ipairs(call('XRANGE', log, string.format('%.0f', known + 1), '+'
 end
 if upto == known then return {'RELOAD'} end
 
+local comparable = ARGV[3] ~= '' and call('HGET', meta, 'embedder') == ARGV[3]
 local reply = {'OK', upto, upto ~= latest and '1' or '0'}
 for i, id in ipairs(ids) do
   local left = fields_ttl(docs, dl, now, id)
   if left and left >= 0 then
     local counts = call('HMGET', meta, 'uses:' .. id, 'successes:' .. id)
-    reply[i + 3] = {id, call('HGET', docs, id), left == 0 and -1 or left, counts[1] or '0', counts[2] or '0'}
+    local vector = comparable and call('HGET', KEYS[5], id)
+    left = left == 0 and -1 or left
+    reply[i + 3] = {id, call('HGET', docs, id), left, counts[1] or '0', counts[2] or '0', vector}
   else
-    reply[i + 3] = {id, false, -1, '0', '0'}
+    reply[i + 3] = {id, false, -1, '0', '0', false}
   end
 end
 return reply

@@ -5,13 +5,12 @@
 --@include once
 
 local function apply()
-  fields_reap(docs, dl, now)
+  reap()
   local gone = 0
-  for i = 7, #ARGV do
+  for i = 8, #ARGV do
     if drop(ARGV[i]) then gone = gone + 1 end
   end
-  fields_written(docs, dl, nil)
-  log_changes()
+  written()
   return {'OK', gone}, gone
 end
 

@@ -6,9 +6,9 @@
 --@include once
 
 local function apply()
-  fields_reap(docs, dl, now)
+  reap()
   local known = 0
-  for i = 7, #ARGV, 4 do
+  for i = 8, #ARGV, 4 do
     local id, uses = ARGV[i], tonumber(ARGV[i + 1])
     if fields_ttl(docs, dl, now, id) then
       known = known + 1
@@ -20,7 +20,7 @@ local function apply()
       end
     end
   end
-  log_changes()
+  written()
   return {'OK', known}, known
 end
 

@@ -91,7 +91,23 @@ class SentenceTransformers(Callable):
     def __init__(self, model: Any = "all-MiniLM-L6-v2") -> None:
         loaded = _loaded(model) if isinstance(model, str) else model
         name = model if isinstance(model, str) else type(model).__name__
-        super().__init__(loaded.encode, int(loaded.get_sentence_embedding_dimension()), f"sentence-transformers-{name}")
+        super().__init__(loaded.encode, np.shape(loaded.encode(["how long?"]))[1], f"sentence-transformers-{name}")
+
+
+def embedder_of(value: Any) -> Any:
+    """The embedder that a name stands for: ``hashing``, or ``sentence-transformers:<model>``; others as they are.
+
+    Raises `ConfigError` for a name that stands for none, or for what is not installed.
+    """
+    match value:
+        case "hashing":
+            return Hashing()
+        case str() if value.startswith("sentence-transformers:"):
+            return SentenceTransformers(value.partition(":")[2])
+        case str():
+            raise ConfigError(f"embedder {value!r}: 'hashing' or 'sentence-transformers:<model>', or an Embedder")
+        case _:
+            return value
 
 
 def _loaded(name: str) -> Any:

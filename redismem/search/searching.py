@@ -47,12 +47,12 @@ class Search:
         if asked.terms:
             self._words = self._found(asked.terms)
             lists.append(self._reached())
-        if query.vector is not None:
+        if query.vector is not None and self._vectors.dimensions is not None:
             self._vectors.check(query.vector)
             lists.append(cosines := self._vectors.cosines(query.vector, len(columns.ids)))
             self._cosines = cosines
-        if not lists and query.text.strip():
-            return []  # it asks for something, but there is no word in it
+        if not lists and (query.text.strip() or query.vector is not None):
+            return []  # it asks for something, but there is no word in it, or no vector here
         rows = self._chosen(lists) if lists else self._all()
         return self._ranked(rows, asked) if len(rows) else []
 

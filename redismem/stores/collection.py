@@ -18,12 +18,13 @@ from typing import Final, Generic, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import DecodeError
+from redismem.errors import ConfigError, DecodeError
 from redismem.link.base import Argument, Command, Reply, only
 from redismem.link.features import ExpiryTier
 from redismem.operations import IDEMPOTENT
 from redismem.scripts import script, surely
 from redismem.stores.effects import Effects
+from redismem.stores.embeddings import Embeddings
 from redismem.stores.store import Shared
 from redismem.ttl import TTL, milliseconds
 
@@ -45,6 +46,8 @@ class Put(Generic[D]):
     """0 to 1: the more important, the longer it stays unused."""
     expected: bytes = b""
     """If not empty: replace these bytes only."""
+    embedding: bytes = b""
+    """If not empty: as `Embeddings.stored` gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,20 @@ class Stored:
     """Seconds that it lives, at least; infinity without end."""
     uses: int = 0
     successes: int = 0
+    embedding: bytes | None = None
+    """None: it has none that this process can compare, or it was not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a collection stands."""
+
+    change: int
+    """The number of the latest change."""
+    timed: bool
+    """Whether documents may have an end."""
+    embedded: bool
+    """Whether documents may have an embedding that this process can compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,7 @@ class Collection(Effects, Generic[D]):
         super().__init__(shared)
         self.kind = kind
         self.model = model
+        self._embeddings = Embeddings(shared.settings.embedder, shared.link)
         self._adapter: TypeAdapter[D] = TypeAdapter(model)
         self._used: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -84,20 +102,19 @@ class Collection(Effects, Generic[D]):
 
     async def put(self, scope: str, puts: Sequence[Put[D]], durable: Durability | None = None) -> list[bool | None]:
         """Store documents: of each, whether it is new; None if it was not stored, because of its rank."""
-        arguments: list[Argument] = []
-        for one in puts:
-            uses = math.exp(4 * one.importance)
-            arguments += (
-                one.id,
-                self.encoded(one.document),
-                milliseconds(one.ttl),
-                one.rank,
-                f"{uses:.6f}",
-                one.expected,
-            )
-        reply = await self._change("collection_put", scope, arguments, durable)
+        reply = await self._change("collection_put", scope, self._arguments(puts), durable)
         outcomes = reply[1].decode() if isinstance(reply[1], bytes) else [outcome.decode() for outcome in reply[1]]
         return [{"1": True, "2": False}.get(outcome) for outcome in outcomes]
+
+    async def replace(
+        self, scope: str, gone: Sequence[Stored], puts: Sequence[Put[D]], durable: Durability | None = None
+    ) -> bool:
+        """Put documents in the place of others, all at once. False: somebody changed one of these; nothing was done."""
+        arguments: list[Argument] = [len(gone)]
+        for one in gone:
+            arguments += one.id, one.data or b""
+        reply = await self._change("collection_replace", scope, [*arguments, *self._arguments(puts)], durable)
+        return bool(reply[1] == b"1")
 
     async def drop(self, scope: str, ids: Sequence[str], durable: Durability | None = None) -> int:
         """Forget documents: how many there were."""
@@ -119,6 +136,18 @@ class Collection(Effects, Generic[D]):
         if receipt is not None:
             receipt.check()
         return int(count)
+
+    async def adopt(self, scope: str) -> None:
+        """See to it that the embeddings of a scope are those of this process' embedder, or none. Two round trips.
+
+        Raises `ConfigError` without an embedder.
+        """
+        if not self._embeddings:
+            raise ConfigError("there is no embedder: make the memory with one, such as embedder=Hashing()")
+        if not (await self.position(scope)).embedded:
+            vectors = self._keys.collection_vectors(scope, self.kind)
+            named = ("HSET", self._keys.collection_meta(scope, self.kind), "embedder", self._embeddings.name)
+            await self._link.transaction((named, ("DEL", vectors, self._keys.deadlines(vectors))))
 
     def used(self, scope: str, ids: Iterable[str]) -> None:
         """Somebody was given these: the next write to the scope says so."""
@@ -148,9 +177,18 @@ class Collection(Effects, Generic[D]):
         call = script("collection_use", (await self._link.features()).tier)
         return list(surely([call.command(self._write_keys(scope), (*IDEMPOTENT, *self._head(), *uses))]))
 
+    def _arguments(self, puts: Iterable[Put[D]]) -> list[Argument]:
+        arguments: list[Argument] = []
+        for one in puts:
+            uses = math.exp(4 * one.importance)
+            arguments += one.id, self.encoded(one.document), milliseconds(one.ttl), one.rank, f"{uses:.6f}"
+            arguments += one.expected, one.embedding
+        return arguments
+
     def _head(self) -> tuple[Argument, ...]:
         settings = self._settings
-        return settings.max_documents or 0, settings.change_log, milliseconds(settings.use_half_life / math.log(2))
+        span = milliseconds(settings.use_half_life / math.log(2))
+        return settings.max_documents or 0, settings.change_log, span, self._embeddings.name
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -170,38 +208,45 @@ class Collection(Effects, Generic[D]):
         """What has changed since that change, in one round trip; None if the log does not reach back that far."""
         key, tier = self._keys.collection(scope, self.kind), (await self._link.features()).tier
         log, meta = self._keys.collection_log(scope, self.kind), self._keys.collection_meta(scope, self.kind)
-        call = script("collection_changes", tier)
-        reply = await call(self._link, (key, self._keys.deadlines(key), log, meta), (position, most))
+        keys = key, self._keys.deadlines(key), log, meta, self._keys.collection_vectors(scope, self.kind)
+        reply = await script("collection_changes", tier)(self._link, keys, (position, most, self._embeddings.name))
         if reply[0] == b"RELOAD":
             return None
         documents = [
-            Stored(id_.decode(), data, _seconds(left), *map(int, counts)) for id_, data, left, *counts in reply[3:]
+            Stored(id_.decode(), data, _seconds(left), int(uses), int(successes), embedding)
+            for id_, data, left, uses, successes, embedding in reply[3:]
         ]
         return Changes(int(reply[1]), reply[2] == b"1", documents)
 
-    async def position(self, scope: str) -> tuple[int, bool]:
-        """The number of the latest change, and whether documents may have an end."""
+    async def position(self, scope: str) -> Position:
+        """Where the collection stands now."""
         meta = self._keys.collection_meta(scope, self.kind)
-        changes, timed = await self._link.execute("HMGET", meta, "change", "timed")
-        return int(changes or 0), timed is not None
+        change, timed, embedder = await self._link.execute("HMGET", meta, "change", "timed", "embedder")
+        is_mine = embedder is not None and embedder.decode() == self._embeddings.name
+        return Position(int(change or 0), timed is not None, is_mine)
 
     async def counts(self, scope: str) -> dict[bytes, bytes]:
         """All that was counted: `uses:<id>` and `successes:<id>`."""
         flat = await self._link.execute("HGETALL", self._keys.collection_meta(scope, self.kind))
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
-    async def pages(self, scope: str, batch_size: int, *, timed: bool = True) -> AsyncIterator[list[Stored]]:
+    async def pages(
+        self, scope: str, batch_size: int, *, timed: bool = True, embedded: bool = False
+    ) -> AsyncIterator[list[Stored]]:
         """Every document, in batches of about this size; those that change meanwhile as before or after.
 
-        A round trip for each batch, and another one if documents are `timed`.
+        A round trip for each batch, another one if documents are `timed`, and one if they are `embedded`.
         """
         key, cursor = self._keys.collection(scope, self.kind), b"0"
         while True:
             cursor, flat = await self._link.execute("HSCAN", key, cursor, "COUNT", batch_size)
             ids, values = flat[::2], flat[1::2]
             lefts = await self._lefts(key, ids) if timed and ids else [math.inf] * len(ids)
+            vectors = await self._vectors(scope, ids) if embedded and ids else [None] * len(ids)
             page = [
-                Stored(id_.decode(), data, left) for id_, data, left in zip(ids, values, lefts, strict=True) if left > 0
+                Stored(id_.decode(), data, left, embedding=vector)
+                for id_, data, left, vector in zip(ids, values, lefts, vectors, strict=True)
+                if left > 0
             ]
             if page:
                 yield page
@@ -216,6 +261,13 @@ class Collection(Effects, Generic[D]):
         scores, clock = only(await self._link.pipeline(asked))
         now = int(clock[0]) * 1000 + int(clock[1]) // 1000
         return [math.inf if end is None else max(0.0, float(end) - now) / 1000 for end in scores]
+
+    async def _vectors(self, scope: str, ids: Sequence[bytes]) -> list[bytes | None]:
+        """The embeddings of documents."""
+        vectors: list[bytes | None] = await self._link.execute(
+            "HMGET", self._keys.collection_vectors(scope, self.kind), *ids
+        )
+        return vectors
 
     # --- bytes ------------------------------------------------------------------------------------------------------
 
@@ -244,6 +296,8 @@ class Collection(Effects, Generic[D]):
             keys.collection_log(scope, self.kind),
             keys.collection_meta(scope, self.kind),
             keys.collection_use(scope, self.kind),
+            keys.collection_vectors(scope, self.kind),
+            keys.deadlines(keys.collection_vectors(scope, self.kind)),
         ]
 
 

@@ -5,14 +5,15 @@ round trip and atomic, except `stream` (one for each batch), `update` (two for e
 a scope in a process, which reads the scope. Searches see every write that was acknowledged before, in any process.
 """
 
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from redismem.durability import Durability
 from redismem.errors import Conflict, DecodeError
@@ -21,11 +22,24 @@ from redismem.search.document import Document, Query
 from redismem.stores.collection import Collection, Put, Stored
 from redismem.stores.replica import Replica, Replicas
 from redismem.stores.store import Shared
-from redismem.ttl import KEEP_TTL
+from redismem.ttl import KEEP_TTL, TTL
 
-D = TypeVar("D", bound=BaseModel)
+
+class Told(BaseModel):
+    """What was told, when, and what goes with it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tags: frozenset[str] = frozenset()
+    metadata: dict[str, Any] = {}
+    created_at: datetime | None = None
+    """If it is not given, the time of adding, by the server's clock."""
+
+
+D = TypeVar("D", bound=Told)
 
 DEFAULT_SCOPE: Final = "default"
+_PAGE: Final = 1000
 _SYNCED: Final = b"@synced"
 
 
@@ -42,7 +56,8 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     def __init__(self, shared: Shared, kind: str, model: type[D]) -> None:
         super().__init__(shared, kind, model)
-        self._replicas: Replicas = shared.replicas.setdefault(kind, Replicas(self._settings.search_documents))
+        made = Replicas(self._settings.search_documents, self._settings.weights)
+        self._replicas: Replicas = shared.replicas.setdefault(kind, made)
         self._offset: float | None = None
 
     # --- operations -------------------------------------------------------------------------------------------------
@@ -92,6 +107,25 @@ class DocumentOperations(Collection[D], Generic[D]):
         )
 
     @op
+    async def embed(self, *, scope: str = DEFAULT_SCOPE, batch_size: int = 100) -> int:
+        """Make embeddings of those documents that have none of this memory's embedder; of how many.
+
+        From then on the scope is this embedder's: the embeddings of another one are dropped. Run it again after the
+        last worker with another embedder has ended. Four round trips for each batch.
+        Raises `ConfigError` without `Settings.embedder`, `SchemaError` if that does not do what it should.
+        """
+        await self.adopt(scope)
+        made = 0
+        async for page in self.pages(scope, batch_size, embedded=True):
+            bare = [one for one in page if one.embedding is None and self._readable(scope, one) is not None]
+            puts = [
+                Put(one.id, self.decoded(scope, one.id, one.data or b""), KEEP_TTL, expected=one.data or b"")
+                for one in bare
+            ]
+            made += sum(outcome is not None for outcome in await self.put(scope, puts)) if puts else 0
+        return made
+
+    @op
     async def forget(self, *, scope: str = DEFAULT_SCOPE, durable: Durability | None = None) -> int:
         """Forget every document of the scope; how many there were."""
         return await self.drop_all(scope, durable)
@@ -111,10 +145,49 @@ class DocumentOperations(Collection[D], Generic[D]):
             if batch := [one for one in read if getattr(one, "score", min_score) >= min_score]:
                 yield batch
 
+    @op
+    async def compact(
+        self,
+        fn: Callable[[list[D]], Any],
+        *,
+        before: datetime,
+        scope: str = DEFAULT_SCOPE,
+        batch_size: int = 100,
+        durable: Durability | None = None,
+    ) -> int:
+        """Replace documents from before a moment by what `fn` makes of them; by how many there are fewer.
+
+        `fn` gets `batch_size` documents at a time, the oldest first, and gives those that take their place, such as one
+        that sums them up, or none; for `AsyncMemory` it may be a coroutine function. Each batch is replaced at once, or
+        not at all if somebody changed one of its documents meanwhile. What comes has no TTL.
+        Two round trips for each batch, after those that read the scope.
+        """
+        fewer, old = 0, await self._older(scope, before)
+        for start in range(0, len(old), batch_size):
+            read = await self.read(scope, old[start : start + batch_size])
+            gone = [one for one in read if one.data is not None and self._readable(scope, one) is not None]
+            kept: list[D] = list(await settle(fn([self.decoded(scope, one.id, one.data or b"") for one in gone])))
+            if gone and await self.replace(scope, gone, await self._puts(kept), durable):
+                fewer += len(gone) - len(kept)
+        return fewer
+
+    async def _older(self, scope: str, before: datetime) -> list[str]:
+        """The ids of the documents from before a moment, the oldest first."""
+        found: dict[str, float] = {}
+        async for page in self.pages(scope, _PAGE):
+            for one in filter(None, map(self.indexed, page)):
+                if one.at < before.timestamp():
+                    found[one.id] = one.at
+        return sorted(found, key=lambda id_: (found[id_], id_))
+
     # --- what each kind says ----------------------------------------------------------------------------------------
 
     def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
         """What is searched for a document."""
+        raise NotImplementedError
+
+    def put_of(self, document: D, ttl: TTL) -> Put[D]:
+        """How a document is stored."""
         raise NotImplementedError
 
     def seen(self, document: D, stored: Stored) -> D:
@@ -122,10 +195,34 @@ class DocumentOperations(Collection[D], Generic[D]):
         del stored
         return document
 
+    # --- embeddings -------------------------------------------------------------------------------------------------
+
+    async def put(self, scope: str, puts: Sequence[Put[D]], durable: Durability | None = None) -> list[bool | None]:
+        """See `Collection.put`: with the embeddings of what is put."""
+        return await super().put(scope, await self._embedded(puts), durable)
+
+    async def replace(
+        self, scope: str, gone: Sequence[Stored], puts: Sequence[Put[D]], durable: Durability | None = None
+    ) -> bool:
+        """See `Collection.replace`: with the embeddings of what is put."""
+        return await super().replace(scope, gone, await self._embedded(puts), durable)
+
+    async def _embedded(self, puts: Sequence[Put[D]]) -> Sequence[Put[D]]:
+        if not (self._embeddings and puts):
+            return puts
+        made = await self._embeddings.stored([self._text(one) for one in puts])
+        return [replace(one, embedding=embedding) for one, embedding in zip(puts, made, strict=True)]
+
+    def _text(self, put: Put[D]) -> str:
+        """What is searched in a document."""
+        return self.document(Stored(put.id, None, math.inf), put.document.model_dump(exclude_defaults=True)).text
+
     # --- searching --------------------------------------------------------------------------------------------------
 
     async def _search(self, scope: str, query: Query) -> list[Result[D]]:
         replica = await self._synced(scope)
+        if self._embeddings and query.text.strip():
+            query = replace(query, vector=(await self._embeddings.of([query.text]))[0])
         found = replica.search(query)
         results = [
             Result(document, hit.score)
@@ -152,7 +249,9 @@ class DocumentOperations(Collection[D], Generic[D]):
         """See `redismem.stores.replica.Source`."""
         try:
             attributes = self._codec.decode(stored.data or b"")
-            return self.document(stored, attributes)
+            document = self.document(stored, attributes)
+            vector = self._embeddings.read(stored.embedding)
+            return document if vector is None else replace(document, vector=vector)
         except (DecodeError, AttributeError, KeyError, TypeError, ValueError):
             return None  # reading it by its id says why
 
@@ -176,6 +275,14 @@ class DocumentOperations(Collection[D], Generic[D]):
             return self._read_one(scope, stored)
         except DecodeError:
             return None
+
+    async def _puts(self, documents: Iterable[D], ttl: TTL = None) -> list[Put[D]]:
+        """How documents are stored; those that do not say when they were told are told now."""
+        now = await self._now()
+        return [
+            self.put_of(one if one.created_at is not None else one.model_copy(update={"created_at": now}), ttl)
+            for one in documents
+        ]
 
     async def _now(self) -> datetime:
         """The time, by the server's clock: asked once, then carried on by this process' own."""

@@ -8,20 +8,19 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
 from redismem.stores.store import BatchedStore, Shared
+from redismem.ttl import TTL
 
 
-class EpisodicMemory(BaseModel):
+class EpisodicMemory(Told):
     """Something that happened."""
-
-    model_config = ConfigDict(frozen=True)
 
     memory_id: str = Field(default_factory=lambda: uuid4().hex)
     content: str
@@ -29,14 +28,10 @@ class EpisodicMemory(BaseModel):
     session_id: str | None = None
     user_id: str | None = None
     speaker: str | None = None
-    tags: frozenset[str] = frozenset()
     success: bool | None = None
     score: float = 0.0
     """How well it went: 0 to 1, such as a reward."""
     importance: float = Field(default=0.5, ge=0, le=1)
-    created_at: datetime | None = None
-    """If it is not given, the time of adding, by the server's clock."""
-    metadata: dict[str, Any] = {}
 
 
 class EpisodeOperations(DocumentOperations[EpisodicMemory]):
@@ -84,11 +79,13 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
         speaker: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        now: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
     ) -> list[Result[EpisodicMemory]]:
         """The best episodes that pass every filter, best first; without a query, the important and the latest.
 
-        `tags`: those that have all of them. `since` and `until` are about `created_at`. `min_score` is what an answer
+        `tags`: those that have all of them. `since` and `until` are about `created_at`; `now` is what
+        "yesterday" in the query is relative to, by default the latest episode. `min_score` is what an answer
         must score at least, 0 to 1; without a query, what the episode itself scored.
         """
         asked = Query(
@@ -101,6 +98,7 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             success_only=success_only,
             since=None if since is None else since.timestamp(),
             until=None if until is None else until.timestamp(),
+            now=None if now is None else now.timestamp(),
             limit=limit,
             min_score=min_score if query else 0.0,
             min_reward=None if query else min_score,
@@ -123,15 +121,17 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             success=attributes.get("success"),
         )
 
+    def put_of(self, document: EpisodicMemory, ttl: TTL) -> Put[EpisodicMemory]:
+        """See `DocumentOperations.put_of`."""
+        return Put(document.memory_id, document, ttl, importance=document.importance)
+
     async def _add(
         self, episodes: list[EpisodicMemory], scope: str, ttl: float | None, durable: Durability | None
     ) -> list[str]:
         if not episodes:
             return []
-        now = await self._now()
-        told = [one if one.created_at is not None else one.model_copy(update={"created_at": now}) for one in episodes]
-        await self.put(scope, [Put(one.memory_id, one, ttl, importance=one.importance) for one in told], durable)
-        return [one.memory_id for one in told]
+        await self.put(scope, await self._puts(episodes, ttl), durable)
+        return [one.memory_id for one in episodes]
 
 
 class EpisodeStore(EpisodeOperations, Blocking):

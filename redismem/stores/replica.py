@@ -13,11 +13,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from redismem.search.document import Document, Hit, Query
 from redismem.search.index import Index
-from redismem.stores.collection import Changes, Stored
+from redismem.search.ranking import Weights
+from redismem.stores.collection import Changes, Position, Stored
 
 _PAGE: Final = 1000
 _AT_ONCE: Final = 2000
@@ -31,11 +33,11 @@ class Source(Protocol):
         """What has changed since a change; None if the log does not reach back that far."""
         ...
 
-    async def position(self, scope: str) -> tuple[int, bool]:
-        """The number of the latest change, and whether documents may have an end."""
+    async def position(self, scope: str) -> Position:
+        """Where the collection stands."""
         ...
 
-    def pages(self, scope: str, batch_size: int, *, timed: bool) -> AsyncIterator[list[Stored]]:
+    def pages(self, scope: str, batch_size: int, *, timed: bool, embedded: bool) -> AsyncIterator[list[Stored]]:
         """Every document, in batches."""
         ...
 
@@ -51,14 +53,15 @@ class Source(Protocol):
 class Replica:
     """One scope's documents and their index. Thread-safe and task-safe. `clock` gives seconds."""
 
-    def __init__(self, scope: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, scope: str, weights: Weights | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.scope = scope
+        self._weights = weights
         self.position: int | None = None
         """The latest change that is here; None: nothing was read yet, or too much was missed."""
         self._clock = clock
         self._lock = threading.Lock()
         self._loads = False
-        self._index = Index()
+        self._index = Index(weights)
         self._stored: dict[str, Stored] = {}
         self._ends: list[tuple[float, int, Stored]] = []
         self._count = itertools.count()
@@ -96,14 +99,14 @@ class Replica:
                 await source.pause(_PAUSE)
             return
         try:
-            number, timed = await source.position(self.scope)
-            fresh = Replica(self.scope, self._clock)
-            async for page in source.pages(self.scope, _PAGE, timed=timed):
+            position = await source.position(self.scope)
+            fresh = Replica(self.scope, self._weights, self._clock)
+            async for page in source.pages(self.scope, _PAGE, timed=position.timed, embedded=position.embedded):
                 fresh._apply(source, page)
             with self._lock:
                 self._index, self._stored = fresh._index, fresh._stored
                 self._ends, self._count = fresh._ends, fresh._count
-                self.position = number
+                self.position = position.change
         finally:
             self._loads = False
 
@@ -116,9 +119,9 @@ class Replica:
                 self._stored.pop(stored.id, None)
                 continue
             upserts.append(document)
-            self._stored[stored.id] = stored
+            self._stored[stored.id] = kept = replace(stored, embedding=None)  # the index has that
             if stored.left < math.inf:
-                heapq.heappush(self._ends, (now + stored.left, next(self._count), stored))
+                heapq.heappush(self._ends, (now + stored.left, next(self._count), kept))
         self._index.apply(upserts, gone)
 
     def _reap(self) -> None:
@@ -137,15 +140,16 @@ class Replica:
 class Replicas:
     """The replicas of one kind, of at most `most` documents in all."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, weights: Weights | None) -> None:
         self._most = most
+        self._weights = weights
         self._lock = threading.Lock()
         self._of: OrderedDict[str, Replica] = OrderedDict()
 
     def of(self, scope: str) -> Replica:
         """The replica of a scope; it may be empty."""
         with self._lock:
-            replica = self._of.setdefault(scope, Replica(scope))
+            replica = self._of.setdefault(scope, Replica(scope, self._weights))
             self._of.move_to_end(scope)
             while len(self._of) > 1 and sum(map(len, self._of.values())) > self._most:
                 self._of.popitem(last=False)

@@ -10,24 +10,23 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
 from redismem.stores.identity import NaturalKey, normal
 from redismem.stores.rank import rank
 from redismem.stores.store import BatchedStore, Shared
+from redismem.ttl import TTL
 
 _ALL = 1_000_000
 
 
-class SemanticMemory(BaseModel):
+class SemanticMemory(Told):
     """A fact."""
-
-    model_config = ConfigDict(frozen=True)
 
     subject: str
     predicate: str
@@ -36,10 +35,6 @@ class SemanticMemory(BaseModel):
     """How sure it is. What a store gives has faded since it was learned."""
     source: str | None = None
     user_id: str | None = None
-    tags: frozenset[str] = frozenset()
-    created_at: datetime | None = None
-    """When it was learned; if not given, the time of adding, by the server's clock."""
-    metadata: dict[str, Any] = {}
 
     @property
     def memory_id(self) -> str:
@@ -135,6 +130,11 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
             score=attributes.get("confidence", 1.0),
         )
 
+    def put_of(self, document: SemanticMemory, ttl: TTL) -> Put[SemanticMemory]:
+        """See `DocumentOperations.put_of`: only a surer telling replaces what is known, or a later one as sure."""
+        surer = rank(document.confidence) + rank(document.created_at)
+        return Put(document.memory_id, document, ttl, surer, importance=document.confidence)
+
     def seen(self, document: SemanticMemory, stored: Stored) -> SemanticMemory:
         """See `DocumentOperations.seen`: the confidence has faded since the fact was learned."""
         del stored
@@ -149,13 +149,7 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
     ) -> list[bool]:
         if not facts:
             return []
-        now = await self._now()
-        told = [one if one.created_at is not None else one.model_copy(update={"created_at": now}) for one in facts]
-        puts = [
-            Put(one.memory_id, one, ttl, rank(one.confidence) + rank(one.created_at), importance=one.confidence)
-            for one in told
-        ]
-        return [outcome is not None for outcome in await self.put(scope, puts, durable)]
+        return [outcome is not None for outcome in await self.put(scope, await self._puts(facts, ttl), durable)]
 
 
 def _part(kind: str, text: str) -> str:

@@ -6,34 +6,26 @@ round trips and errors are those of `redismem.stores.documents`.
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
 from redismem.stores.store import BatchedStore, Shared
+from redismem.ttl import TTL
 
 _ALL = 1_000_000
 
 
-class SkillMemory(BaseModel):
+class SkillMemory(Told):
     """Something that an agent knows how to do."""
-
-    model_config = ConfigDict(frozen=True)
 
     skill_name: str
     description: str = ""
     content: str = ""
     """How it is done: steps, code, a prompt."""
-    tags: frozenset[str] = frozenset()
-    created_at: datetime | None = None
-    """If it is not given, the time of adding, by the server's clock."""
-    metadata: dict[str, Any] = {}
     uses: int = 0
     """How often it was reported to be used. The server counts; what is given here is not stored."""
     successes: int = 0
@@ -61,9 +53,7 @@ class SkillOperations(DocumentOperations[SkillMemory]):
         durable: Durability | None = None,
     ) -> bool:
         """Learn a skill, or learn it anew; what was counted stays. True if there was none of that name."""
-        now = await self._now()
-        told = skill.model_copy(update={"uses": 0, "successes": 0, "created_at": skill.created_at or now})
-        return (await self.put(scope, [Put(skill.skill_name, told, ttl)], durable))[0] is True
+        return (await self.put(scope, await self._puts([skill], ttl), durable))[0] is True
 
     @op
     async def use(
@@ -91,10 +81,12 @@ class SkillOperations(DocumentOperations[SkillMemory]):
         rated = [Result(one.document, one.document.success_rate) for one in best]
         return [one for one in rated if one.score >= min_score][:limit]
 
-    async def pages(self, scope: str, batch_size: int, *, timed: bool = True) -> AsyncIterator[list[Stored]]:
+    async def pages(
+        self, scope: str, batch_size: int, *, timed: bool = True, embedded: bool = False
+    ) -> AsyncIterator[list[Stored]]:
         """See `Collection.pages`: with what was counted."""
         counts = await self.counts(scope)
-        async for page in super().pages(scope, batch_size, timed=timed):
+        async for page in super().pages(scope, batch_size, timed=timed, embedded=embedded):
             yield [
                 replace(
                     one,
@@ -116,6 +108,10 @@ class SkillOperations(DocumentOperations[SkillMemory]):
             importance=rate,
             score=rate,
         )
+
+    def put_of(self, document: SkillMemory, ttl: TTL) -> Put[SkillMemory]:
+        """See `DocumentOperations.put_of`: the server counts by itself."""
+        return Put(document.skill_name, document.model_copy(update={"uses": 0, "successes": 0}), ttl)
 
     def seen(self, document: SkillMemory, stored: Stored) -> SkillMemory:
         """See `DocumentOperations.seen`: with what was counted."""

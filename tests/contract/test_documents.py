@@ -326,3 +326,57 @@ async def test_skills_count_uses_and_successes(memory: AsyncMemory, opened: Call
     late = opened()
     (first, *_) = await late.skills.search("cancel a flight")
     assert (first.document.skill_name, first.document.uses) == ("cancel_flight", 1)
+
+
+# --- compaction -----------------------------------------------------------------------------------------------------
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def summary(episodes: list[EpisodicMemory]) -> list[EpisodicMemory]:
+    """One for all."""
+    listed = " ".join(one.memory_id for one in episodes)
+    return [EpisodicMemory(memory_id=f"sum-{episodes[0].memory_id}", content=f"{listed} bookings", created_at=LONG_AGO)]
+
+
+async def test_the_old_are_summed_up(memory: AsyncMemory, opened: Callable[..., AsyncMemory]) -> None:
+    reader = opened()
+    days = [LONG_AGO + timedelta(days=number) for number in range(7)]
+    await memory.episodes.add_many(episode(number, created_at=at) for number, at in enumerate(days))
+    assert len(await ids(reader, "bookings")) == 7
+    assert await memory.episodes.compact(summary, before=days[5], batch_size=3) == 5 - 2
+    assert sorted(await ids(reader, "bookings")) == ["e5", "e6", "sum-e0", "sum-e3"]
+    first = await reader.episodes.get("sum-e0")
+    assert first is not None
+    assert first.content == "e0 e1 e2 bookings"
+    assert await memory.episodes.compact(lambda _: [], before=days[6]) == 3
+    assert await ids(reader) == ["e6"]
+
+
+async def test_what_changes_meanwhile_is_left_alone(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add_many(episode(number, created_at=LONG_AGO) for number in range(4))
+    key = "redismem:scope:{default}:episodes"
+
+    def meddling(episodes: list[EpisodicMemory]) -> list[EpisodicMemory]:
+        if episodes[0].memory_id == "e2":
+            with place.raw() as raw:
+                raw.hset(key, "e3", raw.hget(key, "e2"))
+        return summary(episodes)
+
+    assert await memory.episodes.compact(meddling, before=datetime.now(UTC), batch_size=2) == 1
+    with place.raw() as raw:
+        assert sorted(raw.hkeys(key)) == [b"e2", b"e3", b"sum-e0"]
+
+
+async def test_what_was_noted_of_the_expired_is_forgotten(memory: AsyncMemory, place: Place) -> None:
+    await memory.semantics.add_many([fact(f"s{number}", "is", "old") for number in range(50)], ttl=SOON)
+
+    async def is_gone() -> bool:
+        return not await memory.semantics.query(predicate="is")
+
+    await eventually(is_gone)
+    for number in range(100):
+        await memory.semantics.add(fact("Ann", "counts", str(number % 5)))
+    with place.raw() as raw:
+        assert raw.zcard("redismem:scope:{default}:use:semantics") < 25
+        assert raw.hlen("redismem:scope:{default}:meta:semantics") < 25

@@ -111,6 +111,9 @@ def everything_documented(memory: Memory) -> None:
     memory.skills.search()
     with Memory(memory.settings, max_documents=3) as bounded:
         bounded.episodes.add(EpisodicMemory(memory_id="e4", content="to Beja"))
+    with Memory(memory.settings, embedder="hashing") as embedding:
+        embedding.episodes.add(EpisodicMemory(memory_id="e5", content="to Sintra"), ttl=100)
+        embedding.episodes.search("Sintra")
     memory.episodes.add(EpisodicMemory(content="gone"), scope="gone")
     memory.episodes.forget(scope="gone")
 

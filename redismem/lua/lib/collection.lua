@@ -5,15 +5,17 @@
 -- KEYS[4] log: stream; entry `<change>-0` has {"after", the change before} and {"put", id} or {"drop", id} for each
 --         document; if there are many, the entries `<change>-1` ... go on
 -- KEYS[5] meta: hash; `change` is the number of the latest change, `timed` is there if a document ever had a TTL,
---         `rank:<id>` is that of a document which only a greater one may replace, `uses:<id>` and `successes:<id>` are
---         what was reported
+--         `embedder` names what made the embeddings, `rank:<id>` is that of a document which only a greater one may
+--         replace, `uses:<id>` and `successes:<id>` are what was reported
 -- KEYS[6] use: sorted set, id -> when it was last used, in milliseconds, and later the more often that was
+-- KEYS[7] embeddings: hash, id -> float32 numbers, of documents that have one, all made by one embedder; KEYS[8] their
+--         deadlines, those of their documents
 -- ARGV[1] operation id   ARGV[2] its generation   ARGV[3] for how long it is remembered: lib/once.lua
 -- ARGV[4] how many documents there may be, 0: any   ARGV[5] how many changes the log keeps, about
--- ARGV[6] in how many milliseconds a use comes to count for 1/e of a new one
+-- ARGV[6] in how many milliseconds a use comes to count for 1/e of a new one   ARGV[7] the writer's embedder, or ""
 
 local call = redis.call
-local docs, dl, log, meta, use = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local docs, dl, log, meta, use, vectors, vdl = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -57,6 +59,7 @@ end
 
 local function drop(id)
   call('ZREM', use, id)
+  fields_drop(vectors, vdl, id)
   call('HDEL', meta, 'rank:' .. id, 'uses:' .. id, 'successes:' .. id)
   if fields_drop(docs, dl, id) == 0 then return false end
   note('drop', id)
@@ -72,4 +75,16 @@ local function make_room()
     if #least == 0 then return end
     drop(least[1])
   end
+end
+
+-- What has expired is not there.
+local function reap()
+  fields_reap(docs, dl, now)
+  fields_reap(vectors, vdl, now)
+end
+
+local function written()
+  fields_written(docs, dl, nil)
+  fields_written(vectors, vdl, nil)
+  log_changes()
 end

@@ -1,0 +1,50 @@
+-- Store one document, as the arguments of collection_put.lua say.
+--@include collection
+
+local embedder = ARGV[7]
+
+-- An embedding that does not belong to the document any more must not stay.
+local function put_vector(id, ttl, vector, there)
+  local held = vector ~= '' and call('HGET', meta, 'embedder')
+  if vector ~= '' and not held then call('HSET', meta, 'embedder', embedder) end
+  if vector ~= '' and (not held or held == embedder) then
+    fields_put(vectors, vdl, now, ttl, {id, vector})
+  elseif there then
+    fields_drop(vectors, vdl, id)
+  end
+end
+
+local function put(id, document, ttl, rank, uses, expected, vector)
+  local there = fields_ttl(docs, dl, now, id)
+  if expected ~= '' and call('HGET', docs, id) ~= expected then return '0' end
+  if ttl < 0 then ttl = there or 0 end
+  if there and rank ~= '' and (call('HGET', meta, 'rank:' .. id) or '') >= rank then return '0' end
+  fields_put(docs, dl, now, ttl, {id, document})
+  put_vector(id, ttl, vector, there)
+  if ttl > 0 then call('HSET', meta, 'timed', '1') end
+  if rank ~= '' then call('HSET', meta, 'rank:' .. id, rank) end
+  if not there then note_use(id, uses) end
+  note('put', id)
+  return there and '2' or '1'
+end
+
+-- Documents that expire leave behind what was noted of them. A few, drawn at each write, are looked at, so that what is
+-- left behind stays a fraction of what is there.
+local function sweep()
+  if call('HEXISTS', meta, 'timed') == 0 then return end
+  for _, id in ipairs(call('ZRANDMEMBER', use, '3')) do
+    if not fields_ttl(docs, dl, now, id) then drop(id) end
+  end
+end
+
+-- Store what the arguments from `first` on say; the outcomes.
+local function put_all(first)
+  local outcomes = {}
+  for i = first, #ARGV, 7 do
+    local ttl, uses = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 4])
+    outcomes[#outcomes + 1] = put(ARGV[i], ARGV[i + 1], ttl, ARGV[i + 3], uses, ARGV[i + 5], ARGV[i + 6])
+  end
+  sweep()
+  make_room()
+  return outcomes
+end
