@@ -19,6 +19,7 @@ REACH: Final = 2
 _NAMED: Final = ("session", "speaker", "user", "task_id")
 _TYPES: Final[dict[str, Any]] = {
     "at": np.float64,
+    "order": np.int64,
     "importance": np.float32,
     "score": np.float64,
     "success": np.bool_,
@@ -92,6 +93,7 @@ class Columns:
         self._leave(rows)
         into, columns = np.asarray(rows, np.int64), self._columns
         columns["at"][into] = [document.at for document in documents]
+        columns["order"][into] = [document.order for document in documents]
         columns["importance"][into] = [document.importance for document in documents]
         columns["score"][into] = [document.score for document in documents]
         columns["success"][into] = [document.success is True for document in documents]
@@ -210,13 +212,13 @@ class Columns:
         self._changed.discard(0)
         if not self._changed:
             return
-        session, at = self["session"], self["at"]
+        session, at, order = self["session"], self["at"], self["order"]
         is_changed = np.zeros(len(self.names["session"]), np.bool_)
         is_changed[list(self._changed)] = True
         rows = np.flatnonzero(is_changed[session])
-        rows = rows[np.lexsort((at[rows], session[rows]))]
+        rows = rows[np.lexsort((order[rows], at[rows], session[rows]))]
         same = session[rows[1:]] == session[rows[:-1]]
-        if (ties := same & (at[rows[1:]] == at[rows[:-1]])).any():
+        if (ties := same & (at[rows[1:]] == at[rows[:-1]]) & (order[rows[1:]] == order[rows[:-1]])).any():
             rows = self._untied(rows, ties)
         before, after = self["before"], self["after"]
         before[rows[:1]] = after[rows[-1:]] = 0

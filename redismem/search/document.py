@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector: TypeAlias = NDArray[np.float32]
+
+_MOST: Final = 2.0**62
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,8 +17,9 @@ class Document:
     """One thing that can be found. Two with the same `id` are two states of one document.
 
     `at` is when it was said or done, in seconds since 1970; within a `session` it gives the order of the conversation
-    (at one instant, shorter ids come first, then ids in alphabetical order). `importance` is 0 to 1. `score` and
-    `success` are how it ended, for filters and for those who show it. `vector` is an embedding of any length but zero.
+    (at one instant, `order` does; then shorter ids come first, then ids in alphabetical order). `importance` is 0 to 1.
+    `score` and `success` are how it ended, for filters and for those who show it. `vector` is an embedding, of any
+    length but zero.
     """
 
     id: str
@@ -31,11 +34,15 @@ class Document:
     score: float = 0.0
     success: bool | None = None
     vector: Vector | None = None
+    order: int = 0
 
     def __post_init__(self) -> None:
         # one damaged document must be refused here, not in the middle of those that are indexed with it
-        if not (isinstance(self.id, str) and isinstance(self.text, str)):
-            raise TypeError(f"a document's id and text must be strings: {self.id!r}")
+        hash((self.session, self.speaker, self.user, self.task_id, self.tags))
+        is_text = isinstance(self.id, str) and isinstance(self.text, str)
+        in_range = -_MOST < self.at < _MOST > self.order > -_MOST < self.importance < _MOST > self.score > -_MOST
+        if not (is_text and in_range):
+            raise TypeError(f"a document's id and text must be strings, and its numbers finite: {self.id!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

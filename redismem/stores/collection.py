@@ -48,6 +48,8 @@ class Put(Generic[D]):
     """If not empty: replace these bytes only."""
     embedding: bytes = b""
     """If not empty: as `Embeddings.stored` gives it."""
+    told: int | None = None
+    """Orders what was made at one instant: when it was told, in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class Collection(Effects, Generic[D]):
         arguments: list[Argument] = []
         for one in puts:
             uses = math.exp(4 * one.importance)
-            arguments += one.id, self.encoded(one.document), milliseconds(one.ttl), one.rank, f"{uses:.6f}"
+            arguments += one.id, self.encoded(one.document, one.told), milliseconds(one.ttl), one.rank, f"{uses:.6f}"
             arguments += one.expected, one.embedding
         return arguments
 
@@ -271,9 +273,15 @@ class Collection(Effects, Generic[D]):
 
     # --- bytes ------------------------------------------------------------------------------------------------------
 
-    def encoded(self, document: D) -> bytes:
+    def encoded(self, document: D, told: int | None = None) -> bytes:
         """A document's bytes; what is as the model has it anyway is left out."""
-        return self._codec.encode(document.model_dump(exclude_defaults=True))
+        attributes = document.model_dump(exclude_defaults=True)
+        return self._codec.encode(attributes if told is None else attributes | {"told": told})
+
+    def told(self, data: bytes) -> int | None:
+        """`Put.told` of a document that is stored. Raises `DecodeError`."""
+        told: int | None = self._codec.decode(data).get("told")
+        return told
 
     def decoded(self, scope: str, id_: str, data: bytes) -> D:
         """The document. Raises `DecodeError`."""

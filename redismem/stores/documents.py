@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -39,6 +39,8 @@ class Told(BaseModel):
 D = TypeVar("D", bound=Told)
 
 DEFAULT_SCOPE: Final = "default"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _PAGE: Final = 1000
 _SYNCED: Final = b"@synced"
 
@@ -98,7 +100,7 @@ class DocumentOperations(Collection[D], Generic[D]):
             if stored.data is None:
                 return None
             changed: D = await settle(fn(self.decoded(scope, memory_id, stored.data)))
-            put = Put(memory_id, changed, KEEP_TTL, expected=stored.data)
+            put = Put(memory_id, changed, KEEP_TTL, expected=stored.data, told=self.told(stored.data))
             if (await self.put(scope, [put], durable))[0] is not None:
                 return changed
         raise Conflict(
@@ -118,10 +120,7 @@ class DocumentOperations(Collection[D], Generic[D]):
         made = 0
         async for page in self.pages(scope, batch_size, embedded=True):
             bare = [one for one in page if one.embedding is None and self._readable(scope, one) is not None]
-            puts = [
-                Put(one.id, self.decoded(scope, one.id, one.data or b""), KEEP_TTL, expected=one.data or b"")
-                for one in bare
-            ]
+            puts = [self._again(scope, one) for one in bare]
             made += sum(outcome is not None for outcome in await self.put(scope, puts)) if puts else 0
         return made
 
@@ -213,6 +212,11 @@ class DocumentOperations(Collection[D], Generic[D]):
         made = await self._embeddings.stored([self._text(one) for one in puts])
         return [replace(one, embedding=embedding) for one, embedding in zip(puts, made, strict=True)]
 
+    def _again(self, scope: str, stored: Stored) -> Put[D]:
+        """A document as it is, if nobody changes it meanwhile."""
+        data = stored.data or b""
+        return Put(stored.id, self.decoded(scope, stored.id, data), KEEP_TTL, expected=data, told=self.told(data))
+
     def _text(self, put: Put[D]) -> str:
         """What is searched in a document."""
         return self.document(Stored(put.id, None, math.inf), put.document.model_dump(exclude_defaults=True)).text
@@ -277,12 +281,15 @@ class DocumentOperations(Collection[D], Generic[D]):
             return None
 
     async def _puts(self, documents: Iterable[D], ttl: TTL = None) -> list[Put[D]]:
-        """How documents are stored; those that do not say when they were told are told now."""
-        now = await self._now()
-        return [
-            self.put_of(one if one.created_at is not None else one.model_copy(update={"created_at": now}), ttl)
-            for one in documents
-        ]
+        """How documents are stored; those that do not say when they were told are told now, one after the other."""
+        now, puts = await self._now(), list[Put[D]]()
+        for one in documents:
+            now += _MICROSECOND
+            if one.created_at is None:
+                puts.append(self.put_of(one.model_copy(update={"created_at": now}), ttl))
+            else:
+                puts.append(replace(self.put_of(one, ttl), told=(now - _EPOCH) // _MICROSECOND))
+        return puts
 
     async def _now(self) -> datetime:
         """The time, by the server's clock: asked once, then carried on by this process' own."""

@@ -111,6 +111,7 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             id=stored.id,
             text=attributes["content"],
             at=attributes["created_at"].timestamp(),
+            order=attributes.get("told", 0),
             session=attributes.get("session_id"),
             task_id=attributes.get("task_id"),
             user=attributes.get("user_id"),

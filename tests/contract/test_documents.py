@@ -218,6 +218,9 @@ async def test_what_cannot_be_read_hides_nothing(memory: AsyncMemory, place: Pla
     with place.raw() as raw:
         raw.hset("redismem:scope:{default}:episodes", "e1", b"\xc1")
         raw.hset("redismem:scope:{default}:episodes", "e3", b"\x81\xa1x\x01")
+        said = raw.hget("redismem:scope:{default}:episodes", "e2")
+        for number, wrong in enumerate((b"\xaasession_id\x90", b"\xa4told\xa1x", b"\xaaimportance\xa1x"), start=4):
+            raw.hset("redismem:scope:{default}:episodes", f"e{number}", bytes([said[0] + 1]) + said[1:] + wrong)
     assert await ids(memory, "bookings") == ["e2"]
     assert [[one.memory_id for one in batch] async for batch in memory.episodes.stream()] == [["e2"]]
     with pytest.raises(DecodeError, match=r"scope:{default}:episodes\[e1\]"):
@@ -252,6 +255,24 @@ async def test_nothing_is_left(memory: AsyncMemory, place: Place) -> None:
     assert await ids(memory, "bookings") == ["e3"]
     await memory.episodes.forget()
     await nothing_is_left(place)
+
+
+async def test_turns_of_one_instant_stand_as_they_were_told(opened: Callable[..., AsyncMemory]) -> None:
+    """The neighbours of what is found are those that were told next to it, whatever the ids are."""
+    memory, at = opened(), datetime(2024, 5, 6, tzinfo=UTC)
+    for session, when in (("s1", at), ("s2", None)):
+        order = ["told", "zebra", "next", "b", "c", "a", "aa"]
+        turns = [
+            EpisodicMemory(memory_id=f"{session}{name}", content=f"{name}.", session_id=session, created_at=when)
+            for name in order
+        ]
+        await memory.episodes.add_many(turns[:4])
+        for turn in turns[4:]:
+            await memory.episodes.add(turn)
+        await memory.episodes.update(f"{session}next", lambda one: one.model_copy(update={"score": 1.0}))
+        for reader in (memory, opened()):
+            found = await ids(reader, "zebra", session_id=session, limit=5)
+            assert found == [f"{session}{name}" for name in ("zebra", "next", "told", "b")]
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------
