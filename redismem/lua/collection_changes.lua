@@ -1,10 +1,10 @@
 -- What has changed in a collection since a reader last looked.
 -- KEYS[1] documents; KEYS[2] their deadlines; KEYS[3] log; KEYS[4] meta; KEYS[5] embeddings: lib/collection.lua
 -- ARGV[1] number of the latest change that the reader knows; ARGV[2] how many documents it takes at once, about;
--- ARGV[3] the reader's embedder, or ""
+-- ARGV[3] the reader's embedder, or ""; ARGV[4] how many documents the reader has
 -- Replies {"OK", number of the change up to which this goes, "1" if there are more,
 -- {id, document or nil, milliseconds left or -1, uses, successes, embedding or nil} ...}; {"RELOAD"} if the log does not
--- reach back that far.
+-- reach back that far, or the server has evicted what it tells of.
 
 local call = redis.call
 local docs, dl, log, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -15,24 +15,23 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local known, most = ARGV[1], tonumber(ARGV[2])
 local latest = call('HGET', meta, 'change') or '0'
+if ARGV[4] ~= '0' and call('EXISTS', docs) == 0 then return {'RELOAD'} end
 if latest == known then return {'OK', latest, '0'} end
 
 local ids, seen, upto = {}, {}, known
-for n, entry in ipairs(call('XRANGE', log, string.format('%.0f', known + 1), '+')) do
+for _, entry in ipairs(call('XRANGE', log, string.format('%.0f', known + 1), '+')) do
   local number = string.match(entry[1], '^%d+')
   if #ids >= most and number ~= upto then break end
-  upto = number
-  local after
   for i = 1, #entry[2], 2 do
     local how, id = entry[2][i], entry[2][i + 1]
     if how == 'after' then
-      after = id
+      if id ~= upto then return {'RELOAD'} end
     elseif not seen[id] then
       seen[id] = true
       ids[#ids + 1] = id
     end
   end
-  if n == 1 and after ~= known then return {'RELOAD'} end
+  upto = number
 end
 if upto == known then return {'RELOAD'} end
 

@@ -206,12 +206,14 @@ class Collection(Effects, Generic[D]):
             for id_, (data, left, uses, successes) in zip(ids, reply, strict=True)
         ]
 
-    async def changes(self, scope: str, position: int, most: int) -> Changes | None:
-        """What has changed since that change, in one round trip; None if the log does not reach back that far."""
+    async def changes(self, scope: str, position: int, most: int, held: int = 0) -> Changes | None:
+        """What has changed since that change, in one round trip; None if a reader that has `held` must read anew."""
         key, tier = self._keys.collection(scope, self.kind), (await self._link.features()).tier
         log, meta = self._keys.collection_log(scope, self.kind), self._keys.collection_meta(scope, self.kind)
         keys = key, self._keys.deadlines(key), log, meta, self._keys.collection_vectors(scope, self.kind)
-        reply = await script("collection_changes", tier)(self._link, keys, (position, most, self._embeddings.name))
+        reply = await script("collection_changes", tier)(
+            self._link, keys, (position, most, self._embeddings.name, held)
+        )
         if reply[0] == b"RELOAD":
             return None
         documents = [

@@ -3,14 +3,16 @@
 Before it is searched, a replica asks for what has changed since it last did: one round trip, and none while L1's
 listener says that nothing has (`Settings.coherence`). So a search sees every write that was acknowledged before it, in
 any process. When the log does not reach back that far, the collection is read anew. Replicas are bounded, all
-together, and those that were searched longest ago go first.
+together, and those that were searched longest ago go first. A forked child begins with none.
 """
 
 import heapq
 import itertools
 import math
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -29,8 +31,8 @@ _PAUSE: Final = 0.005
 class Source(Protocol):
     """A collection on the server."""
 
-    async def changes(self, scope: str, position: int, most: int) -> Changes | None:
-        """What has changed since a change; None if the log does not reach back that far."""
+    async def changes(self, scope: str, position: int, most: int, held: int) -> Changes | None:
+        """What has changed since a change; None if a reader that has `held` documents must read anew."""
         ...
 
     async def position(self, scope: str) -> Position:
@@ -80,7 +82,7 @@ class Replica:
             if (position := self.position) is None:
                 await self._load(source)
                 continue
-            changes = await source.changes(self.scope, position, _AT_ONCE)
+            changes = await source.changes(self.scope, position, _AT_ONCE, len(self))
             with self._lock:
                 if self.position == position:  # else somebody else has asked meanwhile, and may know more
                     if changes is not None:
@@ -145,6 +147,12 @@ class Replicas:
         self._weights = weights
         self._lock = threading.Lock()
         self._of: OrderedDict[str, Replica] = OrderedDict()
+        _replicas.add(self)
+
+    def restart(self) -> None:
+        """In a forked child: have none. Those of the parent are not freed, for that may wait for a thread of its."""
+        _inherited.append(self._of)
+        self._lock, self._of = threading.Lock(), OrderedDict()
 
     def of(self, scope: str) -> Replica:
         """The replica of a scope; it may be empty."""
@@ -154,3 +162,16 @@ class Replicas:
             while len(self._of) > 1 and sum(map(len, self._of.values())) > self._most:
                 self._of.popitem(last=False)
             return replica
+
+
+_replicas: weakref.WeakSet[Replicas] = weakref.WeakSet()
+_inherited: list[OrderedDict[str, Replica]] = []
+
+
+def _restart_all() -> None:
+    for replicas in list(_replicas):
+        replicas.restart()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_all)

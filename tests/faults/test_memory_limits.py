@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from redismem import Memory, SimpleMemory
+from redismem import EpisodicMemory, Memory, Settings, SimpleMemory
 from redismem.errors import OutOfMemory, RedisMemError
+from redismem.op import run
 from redismem.stores.crm import SimpleContact
 from tests.conftest import emptied
 from tests.faults.figures import LONG, Figures
@@ -143,3 +144,28 @@ def test_each_key_may_be_evicted_by_itself(
                 assert 0 < (sessions.ttl("s", "timed", key) or 0) <= latest, f"{key} has become immortal"
             assert sessions.end("s") >= 2
             assert [key for key in raw.scan_iter() if raw.pttl(key) == -1] == []
+
+
+@pytest.mark.parametrize("name", [*SERVERS, "redis70"] if LONG else SERVERS)
+@pytest.mark.parametrize("evicted", ["episodes", "meta", "log", "use", "ttl", "vectors", "ttl:vectors", "ops"])
+def test_each_key_of_documents_may_be_evicted_by_itself(
+    shared_server: Callable[[str], Server], name: str, evicted: str
+) -> None:
+    """What is left is found, ends when it was to end, and stays bounded."""
+    of = "" if evicted in ("episodes", "ops") else ":episodes"
+    settings = Settings(url=emptied(shared_server(name)).url, embedder="hashing", max_documents=4)
+    with Memory(settings) as memory, Memory(settings) as other, redis.Redis.from_url(settings.url) as raw:
+        for number in range(4):
+            memory.episodes.add(EpisodicMemory(memory_id=f"e{number}", content=f"booking {number}"), ttl=50)
+        assert len(other.episodes.search("booking")) == 4
+        raw.unlink(f"redismem:scope:{{default}}:{evicted}{of}")
+        left = 0 if evicted == "episodes" else 4
+        for searching in (memory, other):
+            assert len(searching.episodes.search("booking")) == left
+        for number in range(4, 6):
+            memory.episodes.add(EpisodicMemory(memory_id=f"e{number}", content=f"booking {number}"), ttl=50)
+        assert raw.hlen("redismem:scope:{default}:episodes") == (4 if left else 2)
+        for searching in (memory, other):
+            assert len(searching.episodes.search("booking")) == (4 if left else 2)
+        stored = run(memory.episodes.read("default", [f"e{number}" for number in range(6)]))
+        assert all(0 < one.left <= 51 for one in stored if one.data is not None)

@@ -21,14 +21,15 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 --@include fields
 
-local changed = {}
+local changed, was_there = {}, call('EXISTS', docs) == 1
 
 local function note(how, id)
   changed[#changed + 1] = how
   changed[#changed + 1] = id
 end
 
--- Write down what changed, as one change. Its number is greater than any before, also of a collection that was
+-- Write down what changed, as one change. It is after no other if there was nothing: who still has documents that the
+-- server has evicted must read anew. Its number is greater than any before, also of a collection that was
 -- forgotten: it is at least the time, in microseconds.
 local function log_changes()
   if #changed == 0 then return end
@@ -39,7 +40,7 @@ local function log_changes()
     local part = {unpack(changed, from, math.min(from + 1999, #changed))}
     if from == 1 then
       part[#part + 1] = 'after'
-      part[#part + 1] = last
+      part[#part + 1] = was_there and last or '0'
     end
     call('XADD', log, 'MAXLEN', '~', ARGV[5], string.format('%s-%d', number, (from - 1) / 2000), unpack(part))
   end
@@ -71,16 +72,19 @@ local function make_room()
   local most = tonumber(ARGV[4])
   if most == 0 then return end
   while call('HLEN', docs) > most do
-    local least = call('ZPOPMIN', use)
-    if #least == 0 then return end
-    drop(least[1])
+    -- any, if the server has evicted what was noted
+    local id = call('ZPOPMIN', use)[1] or call('HSCAN', docs, '0', 'COUNT', '1')[2][1]
+    if not id then return end
+    drop(id)
   end
 end
 
 -- What has expired is not there.
 local function reap()
   fields_reap(docs, dl, now)
+  fields_restore(docs, dl, now, false)
   fields_reap(vectors, vdl, now)
+  fields_restore(vectors, vdl, now, false)
 end
 
 local function written()
