@@ -25,12 +25,16 @@ from redismem.stores.history import AsyncHistoryStore, HistoryStore, NewTurn, Tu
 from redismem.stores.identity import Id, NaturalKey
 from redismem.stores.in_memory import InMemorySessionStore
 from redismem.stores.policy import Expires, FillMissing, KeepFirst, Latest, Max, MaxBy, Min, Sum, Union
+from redismem.stores.preferences import AsyncPreferenceStore, PreferenceStore
 from redismem.stores.record import AsyncRecordStore, Merged, RecordStore
 from redismem.stores.semantics import AsyncSemanticStore, SemanticMemory, SemanticStore
-from redismem.stores.sessions import MISSING, AsyncSessionStore, Copy, SessionInfo, SessionStore, Values
+from redismem.stores.sessions import MISSING, AsyncSessionStore, Copy, SessionInfo, SessionStore
 from redismem.stores.shape import Snapshot, migration
 from redismem.stores.skills import AsyncSkillStore, SkillMemory, SkillStore
+from redismem.stores.states import AsyncStateStore, SessionState, StateStore
+from redismem.stores.temporal import AsyncTemporalStore, TemporalStore
 from redismem.stores.threads import AsyncThreadStore, Checkpoint, ThreadInfo, ThreadStore, Version, Written
+from redismem.stores.values import Values
 from redismem.ttl import KEEP_TTL
 
 __version__ = "0.1.0"
@@ -44,10 +48,13 @@ __all__ = [
     "AsyncGraphStore",
     "AsyncHistoryStore",
     "AsyncMemory",
+    "AsyncPreferenceStore",
     "AsyncRecordStore",
     "AsyncSemanticStore",
     "AsyncSessionStore",
     "AsyncSkillStore",
+    "AsyncStateStore",
+    "AsyncTemporalStore",
     "AsyncThreadStore",
     "Checkpoint",
     "ContextStore",
@@ -79,20 +86,24 @@ __all__ = [
     "NaturalKey",
     "Neighbour",
     "NewTurn",
+    "PreferenceStore",
     "RecordStore",
     "Relationship",
     "SemanticMemory",
     "SemanticStore",
     "SessionInfo",
+    "SessionState",
     "SessionStore",
     "Settings",
     "SimpleMemory",
     "SkillMemory",
     "SkillStore",
     "Snapshot",
+    "StateStore",
     "Stats",
     "Step",
     "Sum",
+    "TemporalStore",
     "ThreadInfo",
     "ThreadStore",
     "Turn",

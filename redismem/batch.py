@@ -29,11 +29,14 @@ from redismem.stores.entities import EntityBatch
 from redismem.stores.episodes import EpisodeBatch
 from redismem.stores.graph import GraphBatch
 from redismem.stores.history import HistoryBatch
+from redismem.stores.preferences import PreferenceBatch
 from redismem.stores.record import RecordBatch
 from redismem.stores.semantics import SemanticBatch
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.skills import SkillBatch
+from redismem.stores.states import StateBatch
 from redismem.stores.store import Shared
+from redismem.stores.temporal import TemporalBatch
 from redismem.stores.threads import ThreadBatch
 
 R = TypeVar("R")
@@ -211,6 +214,12 @@ class BatchOperations:
         """Conversations; every call gives a `Handle`."""
         self.threads = ThreadBatch(self._shared)
         """Threads of work; every call gives a `Handle`."""
+        self.states = StateBatch(self._shared)
+        """States; every call gives a `Handle`."""
+        self.preferences = PreferenceBatch(self._shared)
+        """Preferences; every call gives a `Handle`."""
+        self.temporal = TemporalBatch(self._shared)
+        """Temporal values; every call gives a `Handle`."""
 
     def records(self, name: str, model: type[M]) -> RecordBatch[M]:
         """See `Memory.records`; every call gives a `Handle`."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, TypeVar, cast
 
+from redismem.coordination.lock import LockState
 from redismem.errors import LinkError
 from redismem.link.features import ExpiryTier
 
@@ -29,12 +31,14 @@ class Health:
     eviction_policy: str | None = None
     aof_enabled: bool | None = None
     aof_last_write_ok: bool | None = None
-    rdb_last_save_at: int | None = None
-    """Seconds since the epoch."""
+    last_save: datetime | None = None
+    """When the last snapshot was made, or the server started, in UTC (LASTSAVE); in a cluster, the longest ago."""
     rdb_last_save_ok: bool | None = None
     connected_clients: int | None = None
     shards: int = 1
     """Primaries that answered for this."""
+    locks: tuple[LockState, ...] = ()
+    """The locks that the memory which was asked holds, or waits for, in this process."""
 
     QUESTIONS: ClassVar[tuple[tuple[str, ...], ...]] = (("PING",), ("INFO",))
 
@@ -61,7 +65,7 @@ class Health:
             eviction_policy=said.get("maxmemory_policy"),
             aof_enabled=_is(said, "aof_enabled", "1"),
             aof_last_write_ok=_is(said, "aof_last_write_status", "ok"),
-            rdb_last_save_at=_number(said, "rdb_last_save_time"),
+            last_save=_moment(said, "rdb_last_save_time"),
             rdb_last_save_ok=_is(said, "rdb_last_bgsave_status", "ok"),
             connected_clients=_number(said, "connected_clients"),
         )
@@ -84,7 +88,7 @@ class Health:
             eviction_policy=_each(shard.eviction_policy for shard in shards),
             aof_enabled=_every(shard.aof_enabled for shard in shards),
             aof_last_write_ok=_every(shard.aof_last_write_ok for shard in shards),
-            rdb_last_save_at=min(saves) if (saves := _all(shard.rdb_last_save_at for shard in shards)) else None,
+            last_save=min(saves) if (saves := _all(shard.last_save for shard in shards)) else None,
             rdb_last_save_ok=_every(shard.rdb_last_save_ok for shard in shards),
             connected_clients=_sum(shard.connected_clients for shard in shards),
             shards=len(shards),
@@ -127,6 +131,10 @@ def _each(values: Iterable[str | None]) -> str | None:
 
 def _number(said: dict[str, str], name: str) -> int | None:
     return int(said[name]) if name in said else None
+
+
+def _moment(said: dict[str, str], name: str) -> datetime | None:
+    return datetime.fromtimestamp(int(said[name]), UTC) if name in said else None
 
 
 def _is(said: dict[str, str], name: str, value: str) -> bool | None:

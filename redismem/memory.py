@@ -5,14 +5,14 @@ number of threads and by forked children; an `AsyncMemory` by any number of task
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from redismem.batch import AsyncBatch, Batch
 from redismem.cache.reads import L1Stats
 from redismem.config import Settings
-from redismem.coordination.lock import AsyncLock, Lock, task_locks, thread_locks
+from redismem.coordination.lock import AsyncLock, Lock, Locks, task_locks, thread_locks
 from redismem.coordination.transaction import AsyncTransaction, Transaction
 from redismem.errors import LinkError
 from redismem.health import Health
@@ -27,11 +27,14 @@ from redismem.stores.entities import AsyncEntityStore, EntityStore
 from redismem.stores.episodes import AsyncEpisodeStore, EpisodeStore
 from redismem.stores.graph import AsyncGraphStore, GraphStore
 from redismem.stores.history import AsyncHistoryStore, HistoryStore
+from redismem.stores.preferences import AsyncPreferenceStore, PreferenceStore
 from redismem.stores.record import AsyncRecordStore, RecordStore
 from redismem.stores.semantics import AsyncSemanticStore, SemanticStore
 from redismem.stores.sessions import AsyncSessionStore, SessionStore
 from redismem.stores.skills import AsyncSkillStore, SkillStore
+from redismem.stores.states import AsyncStateStore, StateStore
 from redismem.stores.store import Shared
+from redismem.stores.temporal import AsyncTemporalStore, TemporalStore
 from redismem.stores.threads import AsyncThreadStore, ThreadStore
 
 M = TypeVar("M")
@@ -48,6 +51,8 @@ class Stats(LinkStats):
 class MemoryOperations:
     """What both flavours of a memory do."""
 
+    _locks: Locks
+
     def __init__(self, settings: Settings, link: Link) -> None:
         self.settings = settings
         self._link = link
@@ -55,6 +60,14 @@ class MemoryOperations:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    @staticmethod
+    def _chosen(url: "str | Settings | MemoryOperations | None", settings: dict[str, Any]) -> tuple[Settings, Endpoint]:
+        """The settings of a new memory, and where its server is."""
+        if isinstance(url, MemoryOperations):
+            return Settings.of(url.settings, **settings), url._link.endpoint
+        chosen = Settings.of(url, **settings)
+        return chosen, endpoint(chosen)
 
     @property
     def name(self) -> str:
@@ -65,9 +78,10 @@ class MemoryOperations:
     async def health(self) -> Health:
         """What an operator asks first: one round trip to each primary. None that answers is an answer too."""
         try:
-            return Health.together([await _health_of(shard) for shard in await self._link.shards()])
+            health = Health.together([await _health_of(shard) for shard in await self._link.shards()])
         except LinkError as error:
-            return Health.down(error)
+            health = Health.down(error)
+        return replace(health, locks=self._locks.states())
 
     def stats(self) -> Stats:
         """What this memory has done so far; no round trip."""
@@ -79,14 +93,15 @@ class Memory(MemoryOperations, Blocking):
     """Shared memory, for threads.
 
     `url` is where the server is (`redismem.link.endpoint`); without one, ``REDISMEM_URL``, else ``embedded://``.
-    Any setting of `Settings` may be given as a keyword, and `Settings` may stand for the URL. Nothing is sent before
-    the first call.
+    Any setting of `Settings` may be given as a keyword, and `Settings` may stand for the URL; so may a memory of the
+    other flavour, whose server then serves both, and ends with the first that is closed if it is a private one.
+    Nothing is sent before the first call.
     Raises `ConfigError` for a URL or a setting that cannot work.
     """
 
-    def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
-        chosen = Settings.of(url, **settings)
-        super().__init__(chosen, blocking_link(endpoint(chosen), patience(chosen)))
+    def __init__(self, url: "str | Settings | MemoryOperations | None" = None, **settings: Any) -> None:
+        chosen, where = self._chosen(url, settings)
+        super().__init__(chosen, blocking_link(where, patience(chosen)))
         self._locks = thread_locks(self._link, self._shared.keys)
         self.sessions = SessionStore(self._shared)
         """Short-lived state: `redismem.stores.sessions`."""
@@ -106,6 +121,12 @@ class Memory(MemoryOperations, Blocking):
         """What was said in conversations: `redismem.stores.history`."""
         self.threads = ThreadStore(self._shared)
         """Whole states of threads of work: `redismem.stores.threads`."""
+        self.states = StateStore(self._shared)
+        """What agents are about in sessions: `redismem.stores.states`."""
+        self.preferences = PreferenceStore(self._shared)
+        """What users want agents to heed: `redismem.stores.preferences`."""
+        self.temporal = TemporalStore(self._shared)
+        """What is true of users for a while: `redismem.stores.temporal`."""
 
     def records(self, name: str, model: type[M]) -> RecordStore[M]:
         """The records of one name, which are instances of one model: `redismem.stores.record`.
@@ -158,9 +179,9 @@ class Memory(MemoryOperations, Blocking):
 class AsyncMemory(MemoryOperations, Asyncio):
     """Shared memory, for tasks. Parameters as `Memory`; it may be made outside an event loop."""
 
-    def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
-        chosen = Settings.of(url, **settings)
-        super().__init__(chosen, async_link(endpoint(chosen), patience(chosen)))
+    def __init__(self, url: "str | Settings | MemoryOperations | None" = None, **settings: Any) -> None:
+        chosen, where = self._chosen(url, settings)
+        super().__init__(chosen, async_link(where, patience(chosen)))
         self._locks = task_locks(self._link, self._shared.keys)
         self.sessions = AsyncSessionStore(self._shared)
         """Short-lived state: `redismem.stores.sessions`."""
@@ -180,6 +201,12 @@ class AsyncMemory(MemoryOperations, Asyncio):
         """What was said in conversations: `redismem.stores.history`."""
         self.threads = AsyncThreadStore(self._shared)
         """Whole states of threads of work: `redismem.stores.threads`."""
+        self.states = AsyncStateStore(self._shared)
+        """What agents are about in sessions: `redismem.stores.states`."""
+        self.preferences = AsyncPreferenceStore(self._shared)
+        """What users want agents to heed: `redismem.stores.preferences`."""
+        self.temporal = AsyncTemporalStore(self._shared)
+        """What is true of users for a while: `redismem.stores.temporal`."""
 
     def records(self, name: str, model: type[M]) -> AsyncRecordStore[M]:
         """See `Memory.records`."""

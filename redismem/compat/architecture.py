@@ -1,11 +1,12 @@
-"""Async memory for parallel agents: three stores, each operation awaited (`*_async`) or plain."""
+"""Async memory for parallel agents: three stores, each operation awaited (`*_async`) or plain.
 
-from typing import ClassVar
+Many may read and write at once, in any number of processes: nothing is locked, and nothing is lost.
+"""
 
-from redismem.compat.named import Named, Operation, documents
-from redismem.stores.episodes import EpisodicMemory
-from redismem.stores.semantics import SemanticMemory
-from redismem.stores.skills import SkillMemory
+from redismem.compat.named import Named, named, searching, streaming
+from redismem.stores.episodes import EpisodeOperations, EpisodicMemory
+from redismem.stores.semantics import SemanticMemory, SemanticOperations
+from redismem.stores.skills import SkillMemory, SkillOperations
 
 __all__ = [
     "AsyncEpisodicMemoryStore",
@@ -21,38 +22,32 @@ class AsyncEpisodicMemoryStore(Named):
     """Episodes: `redismem.stores.episodes`."""
 
     part = "episodes"
-    table: ClassVar = {
-        "add_episode": Operation("add"),
-        "add_episodes": Operation("add_many"),
-        "get_episode": Operation("get"),
-        "update_episode": Operation("update"),
-        "delete_episode": Operation("delete"),
-        "search_episodes": Operation("search", documents),
-        "stream_episodes": Operation("stream", streams=True),
-    }
+    add_episode_async, add_episode = named(EpisodeOperations.add)
+    add_episodes_async, add_episodes = named(EpisodeOperations.add_many)
+    get_episode_async, get_episode = named(EpisodeOperations.get)
+    update_episode_async, update_episode = named(EpisodeOperations.update)
+    delete_episode_async, delete_episode = named(EpisodeOperations.delete)
+    search_episodes_async, search_episodes = searching(EpisodeOperations.search)
+    stream_episodes_async, stream_episodes = streaming(EpisodeOperations.stream)
 
 
 class AsyncSemanticMemoryStore(Named):
     """Facts: `redismem.stores.semantics`."""
 
     part = "semantics"
-    table: ClassVar = {
-        "add_semantic": Operation("add"),
-        "get_semantic": Operation("get"),
-        "delete_semantic": Operation("delete"),
-        "search_semantic": Operation("search", documents),
-        "query_semantic": Operation("query"),
-    }
+    add_semantic_async, add_semantic = named(SemanticOperations.add, semantic="fact")
+    get_semantic_async, get_semantic = named(SemanticOperations.get)
+    delete_semantic_async, delete_semantic = named(SemanticOperations.delete)
+    search_semantic_async, search_semantic = searching(SemanticOperations.search)
+    query_semantic_async, query_semantic = named(SemanticOperations.query)
 
 
 class AsyncSkillMemoryStore(Named):
     """Skills: `redismem.stores.skills`."""
 
     part = "skills"
-    table: ClassVar = {
-        "add_skill": Operation("add"),
-        "get_skill": Operation("get"),
-        "use_skill": Operation("use"),
-        "delete_skill": Operation("delete"),
-        "search_skills": Operation("search", documents),
-    }
+    add_skill_async, add_skill = named(SkillOperations.add)
+    get_skill_async, get_skill = named(SkillOperations.get, skill_name="memory_id")
+    use_skill_async, use_skill = named(SkillOperations.use)
+    delete_skill_async, delete_skill = named(SkillOperations.delete)
+    search_skills_async, search_skills = searching(SkillOperations.search)

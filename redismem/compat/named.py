@@ -1,125 +1,179 @@
-"""Classes made of a table: each name is an operation of one store, awaited as `<name>_async` and plain as `<name>`.
+"""Classes made of a table: each line names an operation of one store, awaited as `<name>_async` and plain as `<name>`.
 
-The plain form is for threads, and says so with `RuntimeError` inside a running event loop.
+A name has the parameters of its operation, some of them under another name too. The plain form is for threads, and
+says so with `RuntimeError` inside a running event loop.
 """
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 
 from redismem.config import Settings
 from redismem.memory import AsyncMemory, Memory
+from redismem.op import Declared, Handle, op, stream
+from redismem.stores.documents import Result, Told
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D", bound=Told)
+F = TypeVar("F", bound=Callable[..., Any])
+Make = Callable[["Name[Any]", str], Callable[..., Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What a name stands for: an operation of the store, and what becomes of its result."""
+class Name(Generic[F]):
+    """One name of an operation; the class that it is in gets the function that `make` makes of it.
 
-    name: str
-    result: Callable[[Any], Any] = lambda value: value
-    streams: bool = False
+    `result` is what becomes of the operation's result, `parameters` are other names of its parameters.
+    """
+
+    def __init__(
+        self,
+        operation: Declared,
+        make: Make,
+        result: Callable[[Any], Any] = lambda value: value,
+        parameters: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._body = operation.body
+        self._make = make
+        self._parameters = parameters
+        self.result = result
+
+    def __set_name__(self, owner: "type[Named]", name: str) -> None:
+        function: Any = self._make(self, name)
+        functools.update_wrapper(function, self._body)
+        function.__name__, function.__qualname__ = name, f"{owner.__qualname__}.{name}"
+        function.__signature__ = self._signature()
+        setattr(owner, name, function)
+        owner.table = {**owner.table, name: self}
+
+    def call(self, store: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the operation of this store."""
+        return getattr(store, self._body.__name__)(*args, **{self._parameters.get(k, k): v for k, v in kwargs.items()})
+
+    def _signature(self) -> inspect.Signature:
+        theirs = {ours: name for name, ours in self._parameters.items()}
+        signature = inspect.signature(self._body)
+        return signature.replace(
+            parameters=[one.replace(name=theirs.get(one.name, one.name)) for one in signature.parameters.values()]
+        )
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, owner: object, kind: type) -> F: ...
+    def __get__(self, owner: object, kind: type) -> object:
+        """For type checkers: what is in the class is the function."""
+        raise NotImplementedError
 
 
-def documents(results: Any) -> list[Any]:
-    """What a search found, without scores."""
-    return [one.document for one in results]
+Awaited = Name[Callable[P, Coroutine[Any, Any, R]]]
+Plain = Name[Callable[P, R]]
 
 
 class Named:
     """A store under other names. Parameters as `Memory`; nothing is sent before the first call."""
 
     part: ClassVar[str]
-    table: ClassVar[Mapping[str, Operation]]
+    table: ClassVar[dict[str, Name[Any]]] = {}
 
     def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
-        self._settings = Settings.of(url, **settings)
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        for name, operation in cls.table.items():
-            setattr(cls, f"{name}_async", _streamed(operation) if operation.streams else _awaited(operation))
-            setattr(cls, name, _iterated(name, operation) if operation.streams else _called(name, operation))
-
-    @functools.cached_property
-    def awaited(self) -> AsyncMemory:
-        """For tasks."""
-        return AsyncMemory(self._settings)
-
-    @functools.cached_property
-    def blocking(self) -> Memory:
-        """For threads."""
-        return Memory(self._settings)
+        self._memory = AsyncMemory(url, **settings)
+        self._blocking = Memory(self._memory)
+        self._store = getattr(self._memory, self.part)
+        self._blocking_store = getattr(self._blocking, self.part)
 
     @asynccontextmanager
-    async def batch_operations(self) -> AsyncGenerator[Any]:
-        """Many operations in one round trip, sent at the end of the block: calls give handles."""
-        async with self.awaited.batch() as batch:
-            yield _Batch(self, getattr(batch, self.part))
+    async def batch_operations(self) -> AsyncGenerator["NamedBatch"]:
+        """Many operations in as few round trips as they need, sent at the end of the block.
+
+        If an exception ends the block, nothing is sent.
+        """
+        async with self._memory.batch() as batch:
+            yield NamedBatch(self.table, getattr(batch, self.part))
 
     def close(self) -> None:
-        """Close what was opened for threads."""
-        if "blocking" in vars(self):
-            self.blocking.close()
+        """Close what was opened for threads; a private embedded server ends."""
+        self._blocking.close()
 
     async def aclose(self) -> None:
         """Close everything."""
         self.close()
-        if "awaited" in vars(self):
-            await self.awaited.aclose()
+        await self._memory.aclose()
 
 
-class _Batch:
-    """The same names, in a batch."""
+class NamedBatch:
+    """The same names, awaited or not, giving handles."""
 
-    def __init__(self, named: Named, store: Any) -> None:
-        self._table = named.table
+    def __init__(self, table: dict[str, Name[Any]], store: Any) -> None:
+        self._table = table
         self._store = store
 
-    def __getattr__(self, name: str) -> Any:
-        plain = name.removesuffix("_async")
-        if plain not in self._table:
+    def __getattr__(self, name: str) -> Callable[..., "Enlisted"]:
+        if name not in self._table:
             raise AttributeError(name)
-        enlist = getattr(self._store, self._table[plain].name)
-        if plain == name:
-            return enlist
-
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
-            return enlist(*args, **kwargs)
-
-        return awaited
+        named = self._table[name]
+        return lambda *args, **kwargs: Enlisted(named.call(self._store, *args, **kwargs), named.result)
 
 
-def _awaited(operation: Operation) -> Callable[..., Any]:
-    async def call(self: Named, *args: Any, **kwargs: Any) -> Any:
-        store = getattr(self.awaited, self.part)
-        return operation.result(await getattr(store, operation.name)(*args, **kwargs))
+class Enlisted:
+    """An operation of a batch. It is in the batch already; awaiting it gives itself."""
+
+    def __init__(self, handle: Handle[Any], result: Callable[[Any], Any]) -> None:
+        self._handle = handle
+        self._result = result
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._itself().__await__()
+
+    def result(self) -> Any:
+        """See `Handle.result`."""
+        return self._result(self._handle.result())
+
+    async def _itself(self) -> Self:
+        return self
+
+
+def named(operation: op[P, R], **parameters: str) -> tuple[Awaited[P, R], Plain[P, R]]:
+    """The names of an operation; `parameters` are other names of its parameters."""
+    return Name(operation, _awaited, parameters=parameters), Name(operation, _called, parameters=parameters)
+
+
+def searching(operation: op[P, list[Result[D]]]) -> tuple[Awaited[P, list[D]], Plain[P, list[D]]]:
+    """The names of a search, which tell what was found without scores."""
+    return Name(operation, _awaited, _documents), Name(operation, _called, _documents)
+
+
+def streaming(operation: stream[P, R]) -> tuple[Name[Callable[P, AsyncIterator[R]]], Plain[P, Iterator[R]]]:
+    """The names of a stream."""
+    return Name(operation, _streamed), Name(operation, _called)
+
+
+def _documents(found: Any) -> list[Any]:
+    return [one.document for one in found]
+
+
+def _awaited(named: Name[Any], _: str) -> Callable[..., Any]:
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return named.result(await named.call(self._store, *args, **kwargs))
 
     return call
 
 
-def _called(name: str, operation: Operation) -> Callable[..., Any]:
-    def call(self: Named, *args: Any, **kwargs: Any) -> Any:
+def _called(named: Name[Any], name: str) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         _refuse_in_a_loop(name)
-        return operation.result(getattr(getattr(self.blocking, self.part), operation.name)(*args, **kwargs))
+        return named.result(named.call(self._blocking_store, *args, **kwargs))
 
     return call
 
 
-def _streamed(operation: Operation) -> Callable[..., Any]:
-    async def call(self: Named, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async for item in getattr(getattr(self.awaited, self.part), operation.name)(*args, **kwargs):
-            yield item
-
-    return call
-
-
-def _iterated(name: str, operation: Operation) -> Callable[..., Any]:
-    def call(self: Named, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        _refuse_in_a_loop(name)
-        yield from getattr(getattr(self.blocking, self.part), operation.name)(*args, **kwargs)
+def _streamed(named: Name[Any], _: str) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return named.call(self._store, *args, **kwargs)
 
     return call
 

@@ -26,8 +26,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Self, cast
 
 from redismem.coordination.fence import Fence
@@ -56,6 +58,20 @@ _LASTING: Final = (AuthenticationFailed, LinkClosed, PermissionDenied, WrongType
 _SHORTEST_WAIT: Final = 0.001  # BLPOP takes 0 for ever
 
 
+@dataclass(frozen=True, slots=True)
+class LockState:
+    """A lock that a memory holds, or waits for."""
+
+    user_id: str
+    name: str
+    shared: bool
+    """Whether as a reader."""
+    token: int | None = None
+    """The fencing token; None: it waits."""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Since when it has been held, or waited for: UTC, by this process' clock."""
+
+
 class Grant:
     """One time that a lock is held: by whom, until when as this process knows, and its token."""
 
@@ -68,6 +84,7 @@ class Grant:
         self.shared = shared
         self.lease = lease
         self.fence = Fence(place.fence_key, token)
+        self.state = LockState(place.user_id, place.name, shared, token)
         self.ends = ends
         self.depth = 1
         self.process = os.getpid()
@@ -126,6 +143,8 @@ class Place:
 
     def __init__(self, link: Link, keys: Keys, user_id: str, name: str) -> None:
         self.link = link
+        self.user_id = user_id
+        self.name = name
         self.key = keys.lock(user_id, name)
         self.fence_key = keys.lock_fence(user_id, name)
         self._keys = (self.key, keys.lock_queue(user_id, name), keys.lock_waiting(user_id, name), self.fence_key)
@@ -170,6 +189,23 @@ class Locks:
         self.watchdog = watchdog
         self.held: dict[Hashable, Grant] = {}
         """Grants that their thread or task may take again."""
+        self._waiting: dict[tuple[int, str], LockState] = {}
+
+    @contextmanager
+    def waiting(self, owner: str, state: LockState) -> Generator[None]:
+        """It is being taken while the block runs."""
+        key = os.getpid(), owner
+        self._waiting[key] = state
+        try:
+            yield
+        finally:
+            del self._waiting[key]
+
+    def states(self) -> tuple[LockState, ...]:
+        """What this memory holds or waits for in this process; no round trip."""
+        process, held = os.getpid(), cast("list[Grant]", self.watchdog.watched())
+        waiting = [state for (asking, _), state in list(self._waiting.items()) if asking == process]
+        return (*(grant.state for grant in held if grant.process == process and not grant.lost), *waiting)
 
     def forget(self, grant: Grant) -> None:
         """It is about to be given back, whoever does that."""
@@ -234,6 +270,11 @@ class LockOperations:
             raise LockLost(f"{self._place.key}: the lease of {self._lease:g} s went; stop, and take the lock again")
 
     @op
+    async def locked(self) -> bool:
+        """Whether anybody holds the lock now, in any process; one round trip."""
+        return bool(await self._locks.link.execute("HLEN", self._place.key))
+
+    @op
     async def acquire(self) -> bool:
         """Take the lock; False when others held it for all of ``wait``. Interrupted, it leaves nothing behind."""
         if self._grant is not None or not self._taking.acquire(blocking=False):
@@ -250,7 +291,8 @@ class LockOperations:
             return True
         owner = secrets.token_hex(8)
         try:
-            taken = await self._take(owner)
+            with self._locks.waiting(owner, LockState(self._place.user_id, self._place.name, self._shared)):
+                taken = await self._take(owner)
         except BaseException:
             await self._soon(self._leave(owner))
             raise

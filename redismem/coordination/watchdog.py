@@ -54,6 +54,10 @@ class Watchdog(ABC):
     def forget(self, leased: Leased) -> None:
         """Renew it no more; a renewal that is on its way may still arrive."""
 
+    @abstractmethod
+    def watched(self) -> "list[Leased]":
+        """All that is renewed now."""
+
 
 class ThreadWatchdog(Watchdog):
     """For threads. Fork-safe: a child holds none of its parent's locks."""
@@ -84,6 +88,11 @@ class ThreadWatchdog(Watchdog):
         """See `Watchdog.forget`. The thread finds out by itself."""
         with self._changed:
             self._due.pop(leased, None)
+
+    def watched(self) -> list[Leased]:
+        """See `Watchdog.watched`."""
+        with self._changed:
+            return list(self._due)
 
     def _run(self) -> None:
         while (leased := self._next()) is not None:
@@ -125,6 +134,10 @@ class TaskWatchdog(Watchdog):
         """See `Watchdog.forget`."""
         if (task := self._tasks.pop(leased, None)) is not None:
             task.cancel()
+
+    def watched(self) -> list[Leased]:
+        """See `Watchdog.watched`."""
+        return list(self._tasks)
 
 
 async def _keep(leased: Leased) -> None:

@@ -4,9 +4,11 @@
 -- greatest number given, and each identity points to its record: `id=<id>` and `key=<natural key>` -> number. An id
 -- names one record for ever; a natural key names the record that came first, and another only if both have ids.
 --
--- KEYS[1] remembered operations: lib/once.lua; KEYS[2], KEYS[3] ... the hash of each kind and its deadlines
+-- KEYS[1] remembered operations: lib/once.lua; KEYS[2], KEYS[3] ... the hash of each kind and its deadlines; then sets
+-- of users, one for each identity, unless they are on other servers and were told before
 -- ARGV[1] operation id   ARGV[2] its generation   ARGV[3] for how long it is remembered: lib/once.lua
--- ARGV[4] for each kind: the version of the model, how many attributes are sums, and their names
+-- ARGV[4] the user, for the sets   ARGV[5] how many sets
+-- ARGV[6] for each kind: the version of the model, how many attributes are sums, and their names
 -- ... then for each entity: which kind (1 ...), `id=<id>` or "", `key=<natural key>` or "", how many changes, and the
 -- changes: lib/record.lua
 -- Replies {"OK", {number, outcome, joined numbers ...} ...}: an outcome is "added", "linked" (its id was not known, or
@@ -15,8 +17,8 @@
 --@include record
 --@include once
 
-local kinds, i = {}, 4
-for n = 2, #KEYS, 2 do
+local kinds, i, sets = {}, 6, tonumber(ARGV[5])
+for n = 2, #KEYS - sets, 2 do
   local kind = {key = KEYS[n], dl = KEYS[n + 1], schema = ARGV[i], sums = {}}
   for s = i + 2, i + 1 + ARGV[i + 1] do kind.sums[ARGV[s]] = true end
   i = i + 2 + ARGV[i + 1]
@@ -107,6 +109,7 @@ local function apply()
     at = at + 4 + count * CHANGE
   end
 
+  for n = #KEYS - sets + 1, #KEYS do call('SADD', KEYS[n], ARGV[4]) end
   local reply, outcomes = {'OK'}, {}
   for n, entity in ipairs(entities) do
     local kind = entity.kind

@@ -1,5 +1,6 @@
--- Read fields of one namespace, and for how long they live: for L1, which may keep them for no longer.
--- KEYS[1] meta; KEYS[2] fields; KEYS[3] deadlines
+-- Read fields of one namespace, or of any other hash of values, and for how long they live: for L1, which may keep
+-- them for no longer.
+-- KEYS[1] not used; KEYS[2] fields; KEYS[3] deadlines
 -- ARGV[1] ... fields, on servers where deadlines are kept beside them; none for all of them
 -- Replies {PTTL of the fields' key, values, milliseconds left}. Values are those of the fields, nil where there is
 -- none, or {field, value, ...} of all. Milliseconds are of each of these fields, -1 without end; instead of them nil if

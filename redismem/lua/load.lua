@@ -1,5 +1,5 @@
--- Read fields of one namespace, on servers where deadlines are kept beside them.
--- KEYS[1] meta; KEYS[2] fields; KEYS[3] deadlines
+-- Read fields of one namespace, or of any other hash of values, on servers where deadlines are kept beside them.
+-- KEYS[1] meta, not looked at for nobody; KEYS[2] fields; KEYS[3] deadlines
 -- ARGV[1] user_id, "" for nobody; ARGV[2] ... fields, none for all of them
 -- Replies {"OK", the value of each field, nil where there is none}; without fields {"OK", field, value, ... of all};
 -- or {"OWNER"}.

@@ -2,9 +2,10 @@
 -- KEYS[1] remembered operations: lib/once.lua; KEYS[2] the index: hash, record -> ""
 -- KEYS[3], KEYS[4] ... each record's hash and its deadlines
 -- ARGV[1] operation id   ARGV[2] its generation   ARGV[3] for how long it is remembered: lib/once.lua
--- ARGV[4] schema of the caller's model; then of each record: its name in the index ("": it has none), the version that it must have ("0":
--- none, "": any), "1" to write this schema even over a newer one, how many changes, and the changes: lib/record.lua
--- Replies {"OK", {version, "1" if new, changed fields ...} ...}, {"CONFLICT", record, its version},
+-- ARGV[4] schema of the caller's model; then of each record: its name in the index ("": it has none), the version that
+-- it must have ("0": none, "": any), how ("merge", but not into a record of an older schema; "force" to do so; "migrate"
+-- to make this its schema), how many changes, and the changes: lib/record.lua
+-- Replies {"OK", {version, "1" if new, changed fields ...} ...}, {"CONFLICT", record, its version}, {"OUTDATED", record},
 -- {"OVERFLOW", record, field} or {"TYPE", record, field}; {"AGAIN", versions} if it was done before.
 --@include record
 --@include once
@@ -16,7 +17,7 @@ local function parsed()
   for n = 3, #KEYS, 2 do
     local count = tonumber(ARGV[i + 3])
     records[#records + 1] = {
-      key = KEYS[n], dl = KEYS[n + 1], name = ARGV[i], version = ARGV[i + 1], migrated = ARGV[i + 2] == '1',
+      key = KEYS[n], dl = KEYS[n + 1], name = ARGV[i], version = ARGV[i + 1], how = ARGV[i + 2],
       from = i + 4, count = count,
     }
     i = i + 4 + count * CHANGE
@@ -28,8 +29,10 @@ local function apply()
   local records, undo = parsed(), {}
   for _, record in ipairs(records) do
     fields_reap(record.key, record.dl, now)
-    local version = call('HGET', record.key, '@version') or '0'
+    local head = call('HMGET', record.key, '@version', '@schema')
+    local version, older = head[1] or '0', tonumber(head[2] or schema) < tonumber(schema)
     if record.version ~= '' and record.version ~= version then return {'CONFLICT', record.name, version} end
+    if older and record.how == 'merge' then return {'OUTDATED', record.name} end
   end
   for _, record in ipairs(records) do
     local field, why = record_sums(record.key, record.dl, '', record.from, record.count, undo)
@@ -43,7 +46,7 @@ local function apply()
   for n, record in ipairs(records) do
     local changed = record_apply(record.key, record.dl, '', record.from, record.count)
     reply[n + 1] = record_settle(record.key, record.dl, '', schema, changed)
-    if record.migrated then call('HSET', record.key, '@schema', schema) end
+    if record.how == 'migrate' then call('HSET', record.key, '@schema', schema) end
     if reply[n + 1][2] == '1' and record.name ~= '' then call('HSET', KEYS[2], record.name, '') end
     versions[n] = reply[n + 1][1]
   end

@@ -1,5 +1,6 @@
 -- How long one field still lives, on servers where deadlines are kept beside the fields.
--- KEYS[1] meta; KEYS[2] fields; KEYS[3] deadlines; ARGV[1] user_id, "" for nobody; ARGV[2] field
+-- KEYS[1] meta, not looked at for nobody; KEYS[2] fields; KEYS[3] deadlines
+-- ARGV[1] user_id, "" for nobody; ARGV[2] field
 -- Replies {"OK", milliseconds of the field, milliseconds of all fields}, as HPTTL and PTTL say them; or {"OWNER"}.
 
 local call = redis.call

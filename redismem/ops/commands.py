@@ -5,6 +5,7 @@ when the command could not be carried out.
 """
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from itertools import islice
@@ -23,6 +24,7 @@ from redismem.ops.doctor import Status
 from redismem.ops.replay.job import Plan, Replay
 from redismem.ops.replay.recording import Recording, read
 from redismem.ops.replay.site import Site
+from redismem.stores.record import Migrated
 from redismem.stores.sessions import SessionInfo
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -159,6 +161,58 @@ def doctor(url: Url = None, json: Json = False) -> None:
     else:
         screen.print_findings(screen.console(sys.stdout), findings)
     raise typer.Exit(1 if any(finding.status is Status.FAIL for finding in findings) else 0)
+
+
+@app.command()
+def locks(
+    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 100, url: Url = None, json: Json = False
+) -> None:
+    """List the locks that are held: by whom, for how long their leases still last, and how many wait for them."""
+    with Memory(url) as memory:
+        held = list(islice(api.locks(memory), limit + 1))
+    if json:
+        screen.print_json([asdict(one) for one in held[:limit]])
+        return
+    screen.print_locks(screen.console(sys.stdout), held[:limit])
+    if not held:
+        typer.echo("no lock is held here; --url, REDISMEM_URL and REDISMEM_PREFIX choose where to look", err=True)
+    elif len(held) > limit:
+        typer.echo(f"there are more than {limit}: raise --limit", err=True)
+
+
+@app.command()
+def migrate(
+    model: Annotated[str, typer.Argument(metavar="MODULE:MODEL", help="The model, which has migrations.")],
+    name: Annotated[
+        str | None, typer.Option(help="Which records, as in memory.records(NAME, MODEL); without it, contexts.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look what there is to migrate.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Records at a time.")] = 100,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Bring all records of a name, or all contexts, to the model's version. Workers of both versions may run.
+
+    It may be broken off and begun again. Records that cannot be read or migrated are named, and stay as they are.
+    """
+    found, err = api.model(model), screen.console(sys.stderr)
+    counts: Counter[str] = Counter(dict.fromkeys((*Migrated, "unreadable"), 0))
+    with Memory(url) as memory, screen.ProgressBar(err, "records") as bar:
+        total = api.migratable(memory, found, name) if err.is_terminal else None
+        for one in api.migrate(memory, found, name, dry_run=dry_run, batch_size=batch_size):
+            if isinstance(one, DecodeError):
+                bar.happened(screen.safe(str(one)))
+            counts["unreadable" if isinstance(one, DecodeError) else one] += 1
+            bar.advanced(counts.total(), total and max(total, counts.total()))
+    if json:
+        screen.print_json(counts)
+    else:
+        screen.print_counts(screen.console(sys.stdout), counts)
+    if not api.is_migrated(found):
+        typer.echo(f"{model} has no migrations: they must be in the module that is named, or imported there", err=True)
+    if counts[Migrated.OUTDATED] and not dry_run:
+        typer.echo("some were being written to all the time: they are migrated when read, or run this again", err=True)
+    raise typer.Exit(1 if counts["unreadable"] else 0)
 
 
 @server.command()

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from redismem.coordination.holders import Holder
 from redismem.ops.api import Entry, SessionContent
 from redismem.ops.doctor import Finding, Status
 from redismem.ops.replay.job import Outcome, Watcher
@@ -46,12 +47,12 @@ def print_json(document: Any) -> None:
 
 
 class ProgressBar(Watcher):
-    """Shows a replay: a bar on a terminal, and a line for each event. Use it in a `with` block."""
+    """Shows how far a replay or a migration is: a bar on a terminal, and a line for each event. For a `with` block."""
 
-    def __init__(self, out: Console) -> None:
+    def __init__(self, out: Console, what: str = "messages") -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         self._progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
-        self._task = self._progress.add_task("messages", total=None)
+        self._task = self._progress.add_task(what, total=None)
 
     def __enter__(self) -> "ProgressBar":
         self._progress.start()
@@ -61,8 +62,8 @@ class ProgressBar(Watcher):
         self._progress.refresh()  # a short replay may be over before the bar was drawn
         self._progress.stop()
 
-    def advanced(self, done: int, total: int) -> None:
-        """See `Watcher.advanced`."""
+    def advanced(self, done: int, total: int | None) -> None:
+        """See `Watcher.advanced`; None: nobody knows."""
         self._progress.update(self._task, completed=done, total=total)
 
     def happened(self, event: str) -> None:
@@ -135,6 +136,25 @@ def print_key(out: Console, name: str, kind: str, entries: Iterable[Entry]) -> N
     """One key of the server: its name, its type and its fields."""
     out.print(Text.assemble("\n", (safe(name), "bold cyan"), f"  {kind}"))
     print_entries(out, entries)
+
+
+def print_locks(out: Console, held: Iterable[Holder]) -> None:
+    """A table of locks, each with who holds it."""
+    table = _table("id", "lock", "mode", "owner", "token", "lease left", "waiters")
+    for one in held:
+        mode, left = "reader" if one.shared else "writer", duration(one.left)
+        table.add_row(safe(one.user_id), safe(one.name), mode, safe(one.owner), f"{one.token}", left, f"{one.waiters}")
+    out.print(table)
+
+
+def print_counts(out: Console, counts: Mapping[str, int]) -> None:
+    """What was counted."""
+    table = _table("", "")
+    table.show_header = False
+    table.columns[1].justify = "right"
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    out.print(table)
 
 
 def print_findings(out: Console, findings: Iterable[Finding]) -> None:

@@ -10,16 +10,19 @@ Round trips
     One each, atomic; none for a context that L1 has (`Settings.coherence`). Errors as in `redismem.stores.record`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import field
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic.dataclasses import dataclass
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Blocking, op
+from redismem.errors import InvalidKey
+from redismem.link.scan import scanned
+from redismem.op import Asyncio, Blocking, op, stream
 from redismem.stores.policy import KeepFirst, Sum, Union
-from redismem.stores.record import Merged, Place, RecordStoreBase, Write
+from redismem.stores.record import Merged, Migrated, Place, RecordStoreBase, Write
 from redismem.stores.store import BatchedStore, Shared
 
 
@@ -90,6 +93,22 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
     async def forget(self, user_id: str, *, durable: Durability | None = None) -> bool:
         """Forget the user's context. True if there was one."""
         return await self._delete(user_id, [self._place(user_id)], durable) > 0
+
+    @stream
+    async def scan(self, batch_size: int = 100) -> AsyncIterator[str]:
+        """The ids of all users who have a context, in no order and never all in memory: as `sessions.scan`.
+
+        About `batch_size` keys of the server, of whatever kind, are looked at for each round trip.
+        """
+        async for names in scanned(self._link, self._keys.context_pattern(), "hash", batch_size):
+            for name in names:
+                with suppress(InvalidKey):  # not a key of ours: no id is written like that
+                    yield self._keys.context_id_of(name)
+
+    @op
+    async def migrate(self, user_id: str, *, dry_run: bool = False) -> Migrated:
+        """Bring the user's context to the model's version: as `RecordOperations.migrate`."""
+        return await self._migrate(user_id, self._place(user_id), dry_run=dry_run)
 
     def _place(self, user_id: str) -> Place:
         key = self._keys.context(user_id)

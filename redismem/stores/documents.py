@@ -7,7 +7,6 @@ a scope in a process, which reads the scope. Searches see every write that was a
 
 import math
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -60,7 +59,6 @@ class DocumentOperations(Collection[D], Generic[D]):
         super().__init__(shared, kind, model)
         made = Replicas(self._settings.search_documents, self._settings.weights)
         self._replicas: Replicas = shared.replicas.setdefault(kind, made)
-        self._offset: float | None = None
 
     # --- operations -------------------------------------------------------------------------------------------------
 
@@ -292,12 +290,4 @@ class DocumentOperations(Collection[D], Generic[D]):
         return puts
 
     async def _now(self) -> datetime:
-        """The time, by the server's clock: asked once, then carried on by this process' own."""
-        if self._offset is None:
-            before = time.monotonic()
-            seconds, micros = await self._link.execute("TIME")
-            self._offset = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
-        return datetime.fromtimestamp(self._server_seconds(), UTC)
-
-    def _server_seconds(self) -> float:
-        return time.monotonic() + (self._offset or 0.0)
+        return datetime.fromtimestamp(await self._shared.clock.asked(self._link), UTC)

@@ -9,8 +9,9 @@ Contract
     ``memory.entities.of(MyMemory)`` are entities of your own: a frozen model whose attributes are lists of entities.
 
 Round trips
-    `merge` and `load`: one each, however many entities. A merge is one script, atomic over the whole extraction.
-    `find_users` asks an index, then whoever may know the entity.
+    `merge` and `load`: one each, however many entities; in a cluster `merge` takes two, for it first tells the index,
+    which is on other servers. A merge is one script, atomic over the whole extraction. `find_users` asks the index,
+    then whoever may know the entity.
 
 Errors
     Those of `redismem.stores.record`. A damaged record never hides its neighbours: `load` leaves it out and logs it,
@@ -111,7 +112,8 @@ class EntityOperations(Effects, Generic[S]):
             return _report((), ())
         known = [identities(entity) for _, entity in mentions]
         numbers = {kind: number for number, kind in enumerate(self._kinds, 1)}
-        arguments: list[Argument] = []
+        sets = await self._told(user_id, mentions, known, durable)
+        arguments: list[Argument] = [user_id, len(sets)]
         for kind in self._kinds:
             arguments += [kind.shape.version, len(kind.sums), *kind.sums]
         for (kind, entity), (by_id, by_key) in zip(mentions, known, strict=True):
@@ -119,9 +121,8 @@ class EntityOperations(Effects, Generic[S]):
             arguments += [numbers[kind], by_id, by_key, len(changes)]
             for change in changes:
                 arguments += change
-        ahead = list(self._indexed(user_id, mentions, known))
-        keys = [self._keys.user_operations(user_id), *self._hashes(user_id)]
-        reply = await self._effect("entity_merge", keys, arguments, durable, ahead=ahead)
+        keys = [self._keys.user_operations(user_id), *self._hashes(user_id), *sets]
+        reply = await self._effect("entity_merge", keys, arguments, durable)
         return _report(mentions, self._outcomes(user_id, mentions, reply))
 
     @op
@@ -199,13 +200,30 @@ class EntityOperations(Effects, Generic[S]):
                 return kind
         raise SchemaError(f"{self.model.__name__} has no list of {type(entity).__name__}")
 
-    def _indexed(
-        self, user_id: str, mentions: Sequence[tuple[Kind, Any]], known: Sequence[tuple[str, str]]
-    ) -> Iterator[Command]:
-        """Who may know which entity: told before it is so, that nobody who knows one is ever missing."""
-        for (kind, _), pair in zip(mentions, known, strict=True):
-            for identity in filter(None, pair):
-                yield "SADD", self._keys.entity_users(kind.name, identity), user_id
+    async def _told(
+        self,
+        user_id: str,
+        mentions: Sequence[tuple[Kind, Any]],
+        known: Sequence[tuple[str, str]],
+        durable: Durability | None,
+    ) -> list[str]:
+        """The sets of who may know which entity, which the script is to tell.
+
+        Where it cannot, in a cluster, they are told before anything is so: nobody who knows an entity is ever missing.
+        """
+        sets = [
+            self._keys.entity_users(kind.name, identity)
+            for (kind, _), pair in zip(mentions, known, strict=True)
+            for identity in filter(None, pair)
+        ]
+        sets = list(dict.fromkeys(sets))
+        if self._link.colocated(self._keys.user_operations(user_id), *sets):
+            return sets
+        receipt = await self._receipt(durable)
+        _checked(await self._link.pipeline([("SADD", key, user_id) for key in sets], durable=receipt))
+        if receipt is not None:
+            receipt.check()
+        return []
 
     async def _fields(self, user_id: str) -> dict[str, dict[bytes, bytes]]:
         """The hashes of all kinds, in one round trip."""

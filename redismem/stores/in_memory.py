@@ -27,7 +27,8 @@ from redismem.errors import Conflict, LimitExceeded, OwnerMismatch, StaleFence, 
 from redismem.keys import encode_segment
 from redismem.keys import field as key_bytes
 from redismem.op import run, settle
-from redismem.stores.sessions import MISSING, SCHEMA, Copy, SessionInfo, Values
+from redismem.stores.sessions import MISSING, SCHEMA, Copy, SessionInfo
+from redismem.stores.values import Values
 from redismem.ttl import FOREVER_MS, KEEP_MS, TTL, milliseconds
 
 _INT64: Final = range(-(2**63), 2**63)

@@ -10,7 +10,7 @@ Contract
 
 Round trips
     One for each operation, whatever the number of records, except `get_all`, which first asks which there are, and
-    `update`, two for each attempt. Each script is atomic over all its records: all are merged, or none.
+    `update`, two for each attempt; a few more where a record must be migrated first. Each script is atomic over all its records: all are merged, or none.
     Sums are added once, even if a reply is lost and the call is repeated.
 
 Errors
@@ -21,18 +21,29 @@ Errors
 
 import copy
 import random
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 from redismem.durability import Durability
-from redismem.errors import Conflict, LimitExceeded, LinkError, WrongType
+from redismem.errors import (
+    Conflict,
+    DecodeError,
+    EncodeError,
+    InvalidKey,
+    LimitExceeded,
+    LinkError,
+    SchemaError,
+    WrongType,
+)
 from redismem.link.base import Argument, Reply
 from redismem.link.features import ExpiryTier
-from redismem.op import Asyncio, Blocking, op, settle
+from redismem.link.scan import scanned
+from redismem.op import Asyncio, Blocking, op, settle, stream
 from redismem.scripts import script
 from redismem.stores.effects import Effects
 from redismem.stores.shape import Change, Snapshot, shape
@@ -43,6 +54,7 @@ M = TypeVar("M")
 _WHOLE: Final = b"@record"
 _ABOUT: Final = 1000
 """Bytes that a record takes in L1, about."""
+_MIGRATION_ATTEMPTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,17 @@ class Merged:
     """Whether there was no such record."""
     changed: frozenset[str]
     """The attributes that are others than before."""
+
+
+class Migrated(StrEnum):
+    """What a migration finds of one record."""
+
+    CURRENT = "current"
+    """It has the model's version, or a later one, or is not there any more."""
+    DONE = "migrated"
+    """It has it now."""
+    OUTDATED = "outdated"
+    """It was only looked at, or others wrote to it all the time: it is as it was, and will be migrated when read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +96,13 @@ class Write:
     place: Place
     changes: Sequence[Change]
     if_version: int | None = None
-    migrates: bool = False
+    how: str = "merge"
+    """Whether records of an older version are left alone (merge) or not (force), or made this version (migrate)."""
 
     def arguments(self) -> list[Argument]:
         """As record_merge.lua takes it."""
         version: Argument = "" if self.if_version is None else self.if_version
-        arguments: list[Argument] = [self.place.name, version, int(self.migrates), len(self.changes)]
+        arguments: list[Argument] = [self.place.name, version, self.how, len(self.changes)]
         for change in self.changes:
             arguments += change
         return arguments
@@ -105,41 +129,79 @@ class RecordStoreBase(Effects, Generic[M]):
         return (await self._ask(user_id, [place]))[0], _ABOUT
 
     async def _ask(self, user_id: str, places: Sequence[Place]) -> list[Snapshot[M] | None]:
+        hashes = await self._hashes(places)
+        return [await self._snapshot(user_id, place, reply) for place, reply in zip(places, hashes, strict=True)]
+
+    async def _hashes(self, places: Sequence[Place]) -> Sequence[Reply]:
+        """What is stored of records of one user, in one round trip."""
         tier = (await self._link.features()).tier
         if not places:
             return []
         if tier is ExpiryTier.DEADLINES:
             keys = list(chain.from_iterable((place.key, self._keys.deadlines(place.key)) for place in places))
-            hashes = await script("record_read", tier)(self._link, keys, ())
-        else:
-            hashes = await self._link.pipeline([("HGETALL", place.key) for place in places])
-        return [await self._snapshot(user_id, place, reply) for place, reply in zip(places, hashes, strict=True)]
+            hashes: Sequence[Reply] = await script("record_read", tier)(self._link, keys, ())
+            return hashes
+        return await self._link.pipeline([("HGETALL", place.key) for place in places])
 
     async def _snapshot(self, user_id: str, place: Place, reply: Reply) -> Snapshot[M] | None:
-        if isinstance(reply, LinkError):
-            raise reply
-        fields = dict(zip(reply[::2], reply[1::2], strict=True))
+        fields = _fields(reply)
         found = self._shape.read(fields, self._codec, place.key)
         if found is None or found.schema >= self._shape.version:
             return found
-        write = Write(place, self._shape.replacing(found.record, self._codec), found.version, migrates=True)
         try:
-            (merged,) = await self._write(user_id, [write])
-        except Conflict:  # another was faster, perhaps with the same migration
-            return (await self._read(user_id, [place]))[0]
+            merged = await self._write_back(user_id, place, fields, found)
+        except Conflict:  # another was faster, perhaps with the same migration: this is what there was before
+            return found
         return Snapshot(found.record, merged.version, self._shape.version, found.created_ms, found.updated_ms)
 
+    async def _write_back(
+        self, user_id: str, place: Place, fields: Mapping[bytes, bytes], found: Snapshot[M]
+    ) -> Merged:
+        """Write what these fields became by migrations. Raises `Conflict` if they have changed since."""
+        try:
+            changes = self._shape.migrating(found.record, fields, self._codec, place.key)
+        except (EncodeError, SchemaError) as error:
+            raise DecodeError(f"what it becomes by migrations cannot be stored: {error}", place.key) from None
+        return (await self._write(user_id, [Write(place, changes, found.version, "migrate")]))[0]
+
+    async def _migrate(self, user_id: str, place: Place, *, dry_run: bool) -> Migrated:
+        for _ in range(_MIGRATION_ATTEMPTS):
+            fields = _fields((await self._hashes([place]))[0])
+            found = self._shape.read(fields, self._codec, place.key)
+            if found is None or found.schema >= self._shape.version:
+                return Migrated.CURRENT
+            if dry_run:
+                break
+            try:
+                await self._write_back(user_id, place, fields, found)
+            except Conflict:
+                continue
+            return Migrated.DONE
+        return Migrated.OUTDATED
+
     async def _write(self, user_id: str, writes: Sequence[Write], durable: Durability | None = None) -> list[Merged]:
-        """Merge all, or none; one round trip."""
+        """Merge all, or none; one round trip, and three more where a record is of an older version: it is migrated first.
+
+        Else the migration would later take what older workers have left there for newer than what this writes. That is
+        given up after a while, where they write all the time.
+        """
         if not writes:
             return []
+        for _ in range(_MIGRATION_ATTEMPTS):
+            reply = await self._try(user_id, writes, durable)
+            if reply[0] != b"OUTDATED":
+                return self._merged(reply, writes)
+            await self._ask(user_id, [write.place for write in writes])
+        writes = [replace(write, how="force") for write in writes]
+        return self._merged(await self._try(user_id, writes, durable), writes)
+
+    async def _try(self, user_id: str, writes: Sequence[Write], durable: Durability | None) -> Reply:
         keys = [self._keys.user_operations(user_id), writes[0].place.index]
         for write in writes:
             keys += write.place.key, self._keys.deadlines(write.place.key)
         arguments = [self._shape.version, *chain.from_iterable(write.arguments() for write in writes)]
         with self._dropping(write.place for write in writes):
-            reply = await self._effect("record_merge", keys, arguments, durable, once=not _is_idempotent(writes))
-        return self._merged(reply, writes)
+            return await self._effect("record_merge", keys, arguments, durable, once=not _is_idempotent(writes))
 
     async def _delete(self, user_id: str, places: Sequence[Place], durable: Durability | None) -> int:
         """Forget records; how many there were. One round trip."""
@@ -300,6 +362,26 @@ class RecordOperations(RecordStoreBase[M]):
         """Forget records; how many there were."""
         return await self._delete(user_id, [self._place(user_id, record_id) for record_id in record_ids], durable)
 
+    @stream
+    async def scan(self, batch_size: int = 100) -> AsyncIterator[tuple[str, str]]:
+        """User and record id of every record of this name, in no order and never all in memory: as `sessions.scan`.
+
+        About `batch_size` keys of the server, of whatever kind, are looked at for each round trip.
+        """
+        async for names in scanned(self._link, self._keys.record_pattern(self.name), "hash", batch_size):
+            for name in names:
+                with suppress(InvalidKey):  # not a key of ours: no id is written like that
+                    yield self._keys.record_ids_of(name)
+
+    @op
+    async def migrate(self, user_id: str, record_id: str, *, dry_run: bool = False) -> Migrated:
+        """Bring a record to the model's version, if nobody changed it meanwhile, else start over, a few times.
+
+        Two round trips for each attempt; `dry_run` only looks. What `get` does on its own, without an L1.
+        Raises `DecodeError` if the record cannot be read or migrated: it stays as it is.
+        """
+        return await self._migrate(user_id, self._place(user_id, record_id), dry_run=dry_run)
+
     async def _ids(self, user_id: str) -> list[str]:
         listed = await self._link.execute("HKEYS", self._keys.records(user_id, self.name))
         return [name.decode() for name in listed]
@@ -319,6 +401,13 @@ class AsyncRecordStore(RecordOperations[M], Asyncio):
 
 class RecordBatch(RecordOperations[M], BatchedStore):
     """Records inside a batch: every operation of `RecordOperations`, giving a `Handle`."""
+
+
+def _fields(reply: Reply) -> dict[bytes, bytes]:
+    """HGETALL's reply."""
+    if isinstance(reply, LinkError):
+        raise reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _is_idempotent(writes: Sequence[Write]) -> bool:

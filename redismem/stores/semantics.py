@@ -138,9 +138,9 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
     def seen(self, document: SemanticMemory, stored: Stored) -> SemanticMemory:
         """See `DocumentOperations.seen`: the confidence has faded since the fact was learned."""
         del stored
-        if document.created_at is None or self._offset is None:
+        if document.created_at is None:
             return document
-        age = max(0.0, self._server_seconds() - document.created_at.timestamp())
+        age = max(0.0, self._shared.clock.seconds() - document.created_at.timestamp())
         left = 0.5 ** (age / self._settings.confidence_half_life)
         return document.model_copy(update={"confidence": document.confidence * left})
 

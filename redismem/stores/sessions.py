@@ -23,7 +23,6 @@ Common parameters
 """
 
 import copy
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,7 +35,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from redismem.cache.kept import Kept
 from redismem.cache.l1 import L1
-from redismem.cache.reads import Fetched, Item, is_anything_kept
+from redismem.cache.reads import Fetched, is_anything_kept
 from redismem.coordination.fence import Fence, Fenced, fence_of
 from redismem.durability import NOWHERE, Durability, Receipt
 from redismem.errors import (
@@ -58,6 +57,7 @@ from redismem.operations import IDEMPOTENT, Operation
 from redismem.scripts import Script, script
 from redismem.stores.recent import Leave
 from redismem.stores.store import BatchedStore, Shared, Store
+from redismem.stores.values import Values, by_field, lives, unreadable
 from redismem.ttl import FOREVER_MS, KEEP_MS, KEEP_TTL, TTL, milliseconds
 
 P = ParamSpec("P")
@@ -97,19 +97,6 @@ class SessionInfo:
     """Seconds until nothing of the session is left if nobody writes to it; None: it has no end."""
     namespaces: tuple[str, ...]
     schema: int
-
-
-class Values(dict[str, Any]):
-    """The readable values of a namespace. `unreadable` reports the others: key -> `DecodeError`.
-
-    `stale_for` is None, or for how many seconds these values may have been out of date: copies from this process'
-    memory that are served on purpose, by `Settings.l1_fail_safe` or `Settings.l1_stale_while_revalidate`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unreadable: dict[str, DecodeError] = {}
-        self.stale_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +220,7 @@ class SessionOperations(Store):
             kept = shortcut.get(self._name(session_id, namespace), field(key))
             return default if kept is None else kept if kept is UNKNOWN else kept.again()
         except DecodeError as error:
-            raise self._unreadable(error, session_id, namespace, key) from None
+            raise unreadable(error, self._keys.session_namespace(session_id, namespace), key) from None
         except TypeError:  # a name that cannot be hashed
             return UNKNOWN
 
@@ -260,7 +247,8 @@ class SessionOperations(Store):
         self._keys.session_namespace(session_id, namespace)  # refuses what are no names, even where no key is asked for
         fields = tuple(dict.fromkeys(map(field, keys)))
         found, stale_for = await self._look(session_id, namespace, fields, user_id, fresh) if fields else ((), None)
-        return self._values(session_id, namespace, zip(fields, found, strict=True), stale_for)
+        place = self._keys.session_namespace(session_id, namespace)
+        return Values.of(zip(fields, found, strict=True), self._codec, place, stale_for)
 
     @op
     async def get_all(
@@ -268,7 +256,7 @@ class SessionOperations(Store):
     ) -> Values:
         """Every value of a namespace; those that cannot be read are reported and hide nothing else."""
         found, stale_for = await self._look(session_id, namespace, (), user_id, fresh)
-        return self._values(session_id, namespace, found.items(), stale_for)
+        return Values.of(found.items(), self._codec, self._keys.session_namespace(session_id, namespace), stale_for)
 
     def last_known(self, session_id: str, namespace: str, key: str) -> Copy | None:
         """The last copy of a value in this process' memory, however old; no round trip, and nothing to await.
@@ -554,7 +542,7 @@ class SessionOperations(Store):
         elif l1 is not None:
             l1.bypassed += 1
         found = await self._read(session_id, namespace, name, fields, user_id)
-        return found if fields else _by_field(found), None
+        return found if fields else by_field(found), None
 
     async def _fetch(self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...]) -> Fetched:
         """The raw values of these fields, of none given of all by field, and for how long they live; one round trip."""
@@ -562,7 +550,7 @@ class SessionOperations(Store):
         if not fields or tier is ExpiryTier.DEADLINES:
             keys = self._keys_of(session_id, (namespace,))
             ends, found, lefts = await script("keep", tier)(self._link, keys, fields)
-            return found if fields else _by_field(found), None if lefts is None else _lives(ends, lefts)
+            return found if fields else by_field(found), None if lefts is None else lives(ends, lefts)
         lifetimes: tuple[Command, ...] = ("HPTTL", name, "FIELDS", len(fields), *fields), ("PTTL", name)
         # asked before the value: a field that expires in between is then missing, and does not seem to live for ever
         lefts, ends, value = await self._link.pipeline((*lifetimes, _reading(name, fields)))
@@ -571,7 +559,7 @@ class SessionOperations(Store):
         found = [value] if len(fields) == 1 else value
         if isinstance(lefts, LinkError) or isinstance(ends, LinkError):
             return found, None
-        return found, _lives(ends, lefts or [_FOREVER] * len(fields))
+        return found, lives(ends, lefts or [_FOREVER] * len(fields))
 
     async def _read(
         self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...], user_id: str | None
@@ -605,32 +593,11 @@ class SessionOperations(Store):
             raise _owner_mismatch(session_id)
         return replies
 
-    def _values(
-        self, session_id: str, namespace: str, found: Iterable[tuple[bytes, Item]], stale_for: float | None
-    ) -> Values:
-        """The values that can be read; what cannot is reported under the key's name as far as that can be read."""
-        values, decode = Values(), self._codec.decode
-        values.stale_for = stale_for
-        for raw, item in found:
-            if item is None:
-                continue
-            try:
-                values[raw.decode()] = item.again() if isinstance(item, Kept) else decode(item)
-            except (DecodeError, UnicodeDecodeError) as error:
-                key = raw.decode(errors="backslashreplace")
-                values.unreadable[key] = self._unreadable(error, session_id, namespace, key)
-        return values
-
     def _decoded(self, item: Kept | bytes, session_id: str, namespace: str, key: str) -> Any:
         try:
             return item.again() if isinstance(item, Kept) else self._codec.decode(item)
         except DecodeError as error:
-            raise self._unreadable(error, session_id, namespace, key) from None
-
-    def _unreadable(self, error: Exception, session_id: str, namespace: str, key: str) -> DecodeError:
-        """The error, naming the stored place it came from."""
-        message = error.message if isinstance(error, DecodeError) else "the name of the field is not UTF-8"
-        return DecodeError(message, f"{self._keys.session_namespace(session_id, namespace)}[{key}]")
+            raise unreadable(error, self._keys.session_namespace(session_id, namespace), key) from None
 
     def _form(self, value: Any) -> Any:
         """Something equal for equal values of equal types, whatever the order of keys in a dict."""
@@ -995,17 +962,6 @@ def _check(receipt: Receipt | None) -> None:
     """Raises `NotDurable` if a write was asked to be confirmed and was not."""
     if receipt is not None:
         receipt.check()
-
-
-def _by_field(flat: Sequence[Any]) -> dict[bytes, bytes]:
-    """HGETALL's reply."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _lives(ends: int, lefts: Sequence[int]) -> list[float]:
-    """Seconds that fields live at least, from milliseconds as PTTL and HPTTL say them, of the key and of each field."""
-    most = ends / 1000 if ends >= 0 else math.inf
-    return [min(left / 1000, most) if left >= 0 else most for left in lefts]
 
 
 def _lasting(ttl: TTL) -> int:

@@ -4,9 +4,12 @@ The model is a pydantic model or a pydantic dataclass, and should be frozen: wha
 say how they merge (`redismem.stores.policy`). `lua/lib/record.lua` describes the fields.
 
 A model may change. Every version of it has a number, 1 and one more for each of its migrations; a record remembers the
-lowest number of those that wrote it, and passes through the migrations from there on when it is read.
+lowest number of those that wrote it, and passes through the migrations from there on when it is read. Attributes that
+only older versions have stay in the record, for older workers to read, with a digest: those that are as the last
+migration left them say nothing new, and are not migrated again.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from redismem.codec import Codec
 from redismem.errors import DecodeError, EncodeError, SchemaError
@@ -32,6 +36,7 @@ Migration = Callable[[Attributes], Attributes]
 
 _NOTHING: Final = object()
 _HEAD: Final = b"@"
+_LEFT: Final = b"@left"
 _RANK: Final = b"^"
 _MEMBER: Final = b":"
 _migrations: defaultdict[type, list[Migration]] = defaultdict(list)
@@ -42,7 +47,8 @@ def migration(model: type, from_: int) -> Callable[[Migration], Migration]:
 
     The function gets what is stored, by name, and returns what is to be stored. Workers of both versions may write
     to a record side by side, so it may find the attributes of either, or of both: those of the older version were
-    then written last. Raises `SchemaError` if a version is left out, or declared twice.
+    then written last. An attribute whose meaning changes needs a new name, or it would be migrated again and again.
+    Raises `SchemaError` if a version is left out, or declared twice.
     """
     if from_ != len(_migrations[model]) + 1:
         raise SchemaError(f"{model.__name__}: the next migration is from_={len(_migrations[model]) + 1}, not {from_}")
@@ -167,32 +173,55 @@ class Shape(Generic[M]):
         """
         if _HEAD + b"version" not in fields:
             return None
+        version, schema, created, updated = _heads(fields, key)
+        if schema < self.version:
+            fields = self._news(fields, codec, key)
         attributes = self._stored(fields, codec, key)
-        schema = int(fields[_HEAD + b"schema"])
-        for migrate in _migrations[self.model][schema - 1 :]:
-            attributes = migrate(attributes)
-        return Snapshot(
-            self._made(attributes, key),
-            int(fields[_HEAD + b"version"]),
-            schema,
-            int(fields[_HEAD + b"created"]),
-            int(fields[_HEAD + b"updated"]),
-        )
+        for number, migrate in enumerate(_migrations[self.model][schema - 1 :], schema):
+            try:
+                attributes = dict(migrate(attributes))
+            except Exception as error:
+                raise DecodeError(f"its migration from version {number} failed: {error!r}", key) from error
+        return Snapshot(self._made(attributes, key), version, schema, created, updated)
+
+    def migrating(self, record: M, fields: Mapping[bytes, bytes], codec: Codec, key: str) -> list[Change]:
+        """What writes a record back that was migrated from these fields."""
+        changes = self.replacing(record, codec)
+        if stay := self._foreign(fields):
+            changes.append(("set", _LEFT, codec.encode(_left(fields, codec, key) | stay), b"", 0))
+        return changes
+
+    def _foreign(self, fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
+        """A digest of each attribute that this version of the model has not."""
+        digests: dict[str, Any] = {}
+        for field, data in sorted(fields.items()):
+            name = _attribute_in(field)
+            if name is not None and name not in self.attributes:
+                digest = digests.setdefault(name, hashlib.blake2b(digest_size=8))
+                digest.update(b"%d %b%d %b" % (len(field), field, len(data), data))
+        return {name: digest.digest() for name, digest in digests.items()}
+
+    def _news(self, fields: Mapping[bytes, bytes], codec: Codec, key: str) -> Mapping[bytes, bytes]:
+        """The fields without the attributes that are as the last migration left them for older workers to read."""
+        left = _left(fields, codec, key)
+        stale = {name for name, digest in self._foreign(fields).items() if left.get(name) == digest}
+        return {field: data for field, data in fields.items() if _attribute_in(field) not in stale} if stale else fields
 
     def _stored(self, fields: Mapping[bytes, bytes], codec: Codec, key: str) -> Attributes:
         found: Attributes = {}
         for field, data in fields.items():
-            name, is_member, member = field.partition(_MEMBER)
-            if field.startswith(_HEAD) or name.endswith(_RANK):
+            name = _attribute_in(field)
+            if name is None:
                 continue
+            _, is_member, member = field.partition(_MEMBER)
             try:
                 if not is_member:
-                    found[name.decode()] = codec.decode(data)
+                    found[name] = codec.decode(data)
                 elif data:
-                    found.setdefault(name.decode(), {})[codec.decode(member)] = codec.decode(data)
+                    found.setdefault(name, {})[codec.decode(member)] = codec.decode(data)
                 else:
-                    found.setdefault(name.decode(), set()).add(codec.decode(member))
-            except (DecodeError, UnicodeDecodeError) as error:
+                    found.setdefault(name, set()).add(codec.decode(member))
+            except DecodeError as error:
                 raise DecodeError(str(error), f"{key}[{field.decode(errors='backslashreplace')}]") from None
         return found
 
@@ -215,6 +244,28 @@ def shape(model: type[M]) -> Shape[M]:
 @cache
 def _shape(model: type) -> Shape[Any]:
     return Shape(model)
+
+
+def _heads(fields: Mapping[bytes, bytes], key: str) -> list[int]:
+    """The version, the schema and the two times of a record."""
+    try:
+        return [int(fields[_HEAD + name]) for name in (b"version", b"schema", b"created", b"updated")]
+    except (KeyError, ValueError) as error:
+        raise DecodeError(f"no record: {error!r}", key) from None
+
+
+def _left(fields: Mapping[bytes, bytes], codec: Codec, key: str) -> dict[str, bytes]:
+    """The digests of attributes that the last migration left for older workers."""
+    try:
+        return dict(codec.decode(fields[_LEFT])) if _LEFT in fields else {}
+    except (DecodeError, TypeError, ValueError) as error:
+        raise DecodeError(str(error), f"{key}[{_LEFT.decode()}]") from None
+
+
+def _attribute_in(field: bytes) -> str | None:
+    """The attribute that a field is of, None if it is of none."""
+    name = field.partition(_MEMBER)[0]
+    return None if field.startswith(_HEAD) or name.endswith(_RANK) else name.decode(errors="backslashreplace")
 
 
 def _attribute(model: type, name: str, info: FieldInfo) -> Attribute:
@@ -318,5 +369,8 @@ def _encoded(attribute: Attribute, value: Any, codec: Codec) -> bytes:
     plain = value.value if isinstance(value, Enum) else value
     try:
         return codec.encode(plain)
-    except EncodeError:
-        return codec.encode(attribute.adapter.dump_python(value, mode="json"))
+    except EncodeError as error:
+        try:
+            return codec.encode(attribute.adapter.dump_python(value, mode="json"))
+        except PydanticSerializationError:
+            raise error from None

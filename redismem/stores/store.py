@@ -1,6 +1,7 @@
 """What every store is made of."""
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from redismem.cache.reads import Reads, drop, is_anything_kept
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
     from redismem.batch import BatchLink
 
 
+class ServerClock:
+    """The server's time: asked once, then carried on by this process' clock. Until it is asked, this process' time."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+
+    def seconds(self) -> float:
+        """Since 1970."""
+        return time.time() if self._ahead is None else time.monotonic() + self._ahead
+
+    async def asked(self, link: Link) -> float:
+        """`seconds`, by the server's clock in any case: a round trip, the first time."""
+        if self._ahead is None:
+            before = time.monotonic()
+            seconds, micros = await link.execute("TIME")
+            self._ahead = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
+        return self.seconds()
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """One memory's parts, shared by its stores."""
@@ -32,6 +52,7 @@ class Shared:
     """What this process searches, by kind."""
     l1: Reads | None = None
     """What reads on `Reads.link` go through; None: reads go to the server. Writes tell it, whatever their link."""
+    clock: ServerClock = field(default_factory=ServerClock)
 
     @classmethod
     def of(cls, settings: Settings, link: Link, *, awaited: bool = False) -> Self:

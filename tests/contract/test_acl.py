@@ -304,6 +304,51 @@ def read_threads(memory: Memory) -> None:
     t.get("t"), t.get("t", 1), t.versions("t"), t.info("t"), list(t.scan())
 
 
+def use_states(memory: Memory) -> None:
+    s = memory.states
+    for ttl in (100, None):
+        s.set_task("h", "task", ttl)
+        s.set_variables("h", {"n": 1, "text": "x"})
+        s.increment_variable("h", "n")
+        s.push("h", "context")
+    read_states(memory)
+    s.pop("h"), s.delete_variable("h", "n"), s.touch("h", 100), s.clear("h")
+
+
+def read_states(memory: Memory) -> None:
+    s = memory.states
+    s.get("h"), s.peek("h"), s.get_variable("h", "n")
+
+
+def use_preferences(memory: Memory) -> None:
+    p = memory.preferences
+    p.set_many("42", {"tone": "brief", "language": "en"})
+    read_preferences(memory)
+    p.delete("42", "tone"), p.forget("42")
+
+
+def read_preferences(memory: Memory) -> None:
+    p = memory.preferences
+    p.get("42", "tone"), p.get_all("42"), p.apply("42", "Go.")
+
+
+def use_temporal(memory: Memory) -> None:
+    t = memory.temporal
+    for key in ("code", "token"):
+        t.put("42", key, 1, 100)
+    t.put("42", "code", 1, SOON)
+    while t.get("42", "code"):
+        pass
+    t.put("42", "code", 1, 100)
+    read_temporal(memory)
+    t.delete("42", "code"), t.forget("42")
+
+
+def read_temporal(memory: Memory) -> None:
+    t = memory.temporal
+    t.get("42", "code"), t.get_all("42"), t.ttl("42", "code")
+
+
 def use_asyncio(memory: Memory) -> None:
     async def main() -> None:
         async with AsyncMemory(memory.settings) as other:
@@ -322,6 +367,8 @@ def use_records(memory: Memory) -> None:
     records.update("42", "b", lambda lead: lead or Lead(name="Bob"))
     records.get_all("42")
     records.delete("42", "a")
+    for place in list(records.scan()):
+        records.migrate(*place)
 
 
 def use_entities(memory: Memory) -> None:
@@ -342,6 +389,9 @@ WORK: dict[str, Callable[[Memory], object]] = {
     "graph": use_graph,
     "history": use_history,
     "threads": use_threads,
+    "states": use_states,
+    "preferences": use_preferences,
+    "temporal": use_temporal,
     "health": lambda memory: memory.health(),
     "stats": lambda memory: memory.stats(),
     "name": lambda memory: memory.name,
@@ -387,6 +437,9 @@ def look(memory: Memory) -> None:
     read_graph(memory)
     read_history(memory)
     read_threads(memory)
+    read_states(memory)
+    read_preferences(memory)
+    read_temporal(memory)
     memory.entities.load("42")
     memory.entities.find_users(SimpleContact(name="Ann"))
     memory.records("lead", Lead).get_all("42")
@@ -401,6 +454,9 @@ def operate(memory: Memory) -> None:
     list(api.sessions(memory))
     api.show(memory, "r")
     api.doctor(memory)
+    with memory.lock("u"):
+        list(api.locks(memory))
+    list(api.migrate(memory, Lead, "lead"))
     with Site(memory.settings.url) as site:
         site.type_of("redismem:session:{r}:ns:n")
         site.wait_until_gone("nobody")
@@ -413,6 +469,9 @@ def prepare(guarded: Guarded) -> None:
         memory.sessions.save("r", "brief", "k", 1, ttl=SOON)
         memory.history.append("42", "user", "Hi")
         memory.threads.put("t", 1)
+        memory.states.push("h", "context")
+        memory.preferences.set("42", "tone", "brief")
+        memory.temporal.put("42", "code", 1, 100)
         memory.episodes.add(EpisodicMemory(content="to Lisboa"), ttl=100)
         memory.skills.add(SkillMemory(skill_name="book"))
         while memory.sessions.load("r", "brief", "k") is not None:

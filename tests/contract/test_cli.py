@@ -69,7 +69,7 @@ def test_version_and_menu(redismem: Callable[..., Done]) -> None:
     assert redismem("--version") == Done(0, f"redismem {__version__}\n", "")
     menu = redismem("--help")
     assert menu.status == 0
-    for command in ("replay", "demo", "sessions", "show", "doctor", "server"):
+    for command in ("replay", "demo", "sessions", "show", "locks", "migrate", "doctor", "server"):
         assert f" {command} " in menu.out
 
 
@@ -241,6 +241,108 @@ def test_a_session_takes_four_round_trips(memory: Memory) -> None:
     assert content is not None
     assert [len(entries) for entries in content.namespaces.values()] == [50, 50, 50]
     assert memory.stats().round_trips - before == 4
+
+
+# --- locks ----------------------------------------------------------------------------------------------------------
+
+
+def test_locks_as_a_table_and_as_json(redismem: Callable[..., Done], valkey: Server, memory: Memory) -> None:
+    done = redismem("locks", "--url", valkey.url)
+    assert (done.status, done.err.partition(";")[0]) == (0, "no lock is held here")
+    with memory.lock("ann", lease=90) as lock, memory.lock("x[/bold]", "crm", shared=True) as reader:
+        rows = {line.split()[0]: line.split() for line in redismem("locks", "--url", valkey.url).out.splitlines()}
+        assert rows["ann"][1:3] == ["default", "writer"]
+        assert rows["ann"][4] == f"{lock.token}"
+        assert rows["ann"][-1] == "0"
+        assert rows["x[/bold]"][1:3] == ["crm", "reader"]
+        held = {one["user_id"]: one for one in redismem("locks", "--url", valkey.url, "--json").document}
+        assert held["x[/bold]"]["token"] == reader.token
+        assert 0 < held["ann"]["left"] <= 90
+        limited = redismem("locks", "--url", valkey.url, "--limit", 1)
+        assert limited.err == "there are more than 1: raise --limit\n"
+
+
+# --- migrate --------------------------------------------------------------------------------------------------------
+
+MODELS = """
+from typing import Any
+from pydantic import BaseModel
+from redismem import migration
+
+class Person(BaseModel, frozen=True):
+    name: str
+
+class Named(BaseModel, frozen=True):
+    first: str
+
+    class Inner(BaseModel, frozen=True):
+        first: str
+
+@migration(Named, from_=1)
+def split(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"first": attributes.pop("name").partition(" ")[0], **attributes}
+
+nothing = 1
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module in the current directory."""
+    (tmp_path / "models_of_test_cli").mkdir()
+    (tmp_path / "models_of_test_cli" / "people.py").write_text(MODELS)
+    (tmp_path / "broken_of_test_cli.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield "models_of_test_cli.people"
+    sys.modules.pop("models_of_test_cli.people")
+
+
+def test_migrating_records(redismem: Callable[..., Done], valkey: Server, memory: Memory, module: str) -> None:
+    model, url = f"{module}:Named", ("--url", valkey.url)
+    old = memory.records("person", api.model(f"{module}:Person"))
+    for user in range(30):
+        old.merge_many(f"u{user}", {"a": {"name": "Ann Lee"}, "b": {"name": "Bob Roe"}})
+    expected = {"current": 0, "migrated": 0, "outdated": 60, "unreadable": 0}
+    assert redismem("migrate", model, "--name", "person", *url, "--dry-run", "--json").document == expected
+    done = redismem("migrate", model, "--name", "person", *url, "--batch-size", 7)
+    assert (done.status, done.err) == (0, "")
+    rows = dict(line.split() for line in done.out.splitlines() if line)
+    assert rows == {"current": "0", "migrated": "60", "outdated": "0", "unreadable": "0"}
+    assert memory.records("person", api.model(model)).get("u1", "b").model_dump() == {"first": "Bob"}
+
+    with redis.Redis(port=valkey.port) as client:
+        client.hset("redismem:user:{u1}:record:person:a", "first", b"\xc1")
+    done = redismem("migrate", model, "--name", "person", *url, "--json")
+    assert done.status == 1
+    assert json.loads(done.out) == {"current": 59, "migrated": 0, "outdated": 0, "unreadable": 1}
+    assert done.err.startswith("redismem:user:{u1}:record:person:a[first]: ")
+    done = redismem("migrate", f"{module}:Named.Inner", "--name", "nobody", *url)
+    assert (done.status, done.err.partition(": ")[0]) == (0, f"{module}:Named.Inner has no migrations")
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "complaint"),
+    [
+        ("{}:Named", [], "Named is no UserContext: say --name"),
+        ("{}:Nobody", ["--name", "x"], "cannot be imported: AttributeError"),
+        ("{}:nothing", ["--name", "x"], "is no class, and so no model"),
+        ("{}:Any", ["--name", "x"], "give a pydantic model"),
+        ("{}:Named", ["--name", ""], "name is empty"),
+        ("{}", ["--name", "x"], "name a model as package.module:Model"),
+        ("no_such_module:Named", ["--name", "x"], "cannot be imported: ModuleNotFoundError"),
+        ("broken_of_test_cli:Named", ["--name", "x"], "cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_model(
+    redismem: Callable[..., Done], valkey: Server, module: str, model: str, words: list[str], complaint: str
+) -> None:
+    api.model(f"{module}:Named")
+    done = redismem("migrate", model.format(module), *words, "--url", valkey.url)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("redismem: ")
+    assert complaint in done.err
+    assert done.err.count("\n") == 1
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------

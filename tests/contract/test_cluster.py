@@ -11,22 +11,27 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import count, islice
+from itertools import count, islice, product, repeat
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import trustme
 
-from redismem import AsyncMemory, Memory, errors
+from redismem import AsyncMemory, Memory, SimpleMemory, errors
+from redismem.chaos import Fate, inject
 from redismem.coordination.fence import Fence
 from redismem.link.base import Link, only
 from redismem.link.exclusive import Exclusive
 from redismem.link.slots import slot_of
 from redismem.op import run
+from redismem.ops import api
+from redismem.stores.crm import SimpleContact
+from redismem.stores.record import Migrated
 from tests.clusters import Cluster, ask, until
 from tests.conftest import CI
 from tests.contract.flavours import FLAVOURS, AwaitedMemory, eventually, results, scanned
+from tests.contract.test_migrations import Customer, Named, Person
 from tests.faults.figures import LONG, Figures
 from tests.servers import Missing, Server, _free_port
 
@@ -484,6 +489,70 @@ async def rewritten(own: Exclusive, old: bytes) -> list[Any]:
     assert found == old
     replies = await own.exchange((("MULTI",), ("SET", "{x}k", str(int(old) + 1)), ("EXEC",)))
     return [watched, replies[-1]]
+
+
+async def test_records_and_contexts_of_every_node_are_migrated(memory: AsyncMemory) -> None:
+    old, new = memory.records("person", Person), memory.records("person", Named)
+    users = ids(20)
+    for user in users:
+        await old.merge_many(user, {"a": Person(name="Ann Lee"), "b": Person(name="Bob Roe")})
+        await memory.contexts.update_context(user, "Hi", "Hello")
+    places = [place async for place in new.scan()]
+    assert sorted(places) == sorted((user, record) for user in users for record in "ab")
+    assert sorted([user async for user in memory.contexts.scan(batch_size=3)]) == sorted(users)
+    before = memory.stats().round_trips
+    async with memory.batch() as batch:
+        people, customers = batch.records("person", Named), batch.contexts.of(Customer)
+        handles = [people.migrate(*place) for place in places] + [customers.migrate(user) for user in users]
+    assert results(handles) == [Migrated.DONE] * 60
+    assert memory.stats().round_trips - before <= 2 * 3, "to each node, for reading and for writing"
+    assert {await new.migrate(*place) for place in places} == {Migrated.CURRENT}
+
+
+def test_locks_of_every_node(cluster: Cluster) -> None:
+    with Memory(cluster.url) as memory:
+        locks = {user: memory.lock(user) for user in ids(20)}
+        assert all(lock.acquire() for lock in locks.values())
+        held = {one.user_id: one.token for one in api.locks(memory)}
+        assert held == {user: lock.token for user, lock in locks.items()}
+        for lock in locks.values():
+            lock.release()
+        assert list(api.locks(memory)) == []
+
+
+@pytest.mark.parametrize("fates", list(product((Fate.PASSES, Fate.UNSENT), repeat=4)))
+def test_a_merge_that_is_cut_off_hides_nobody(cluster: Cluster, fates: tuple[Fate, ...]) -> None:
+    """What a process had sent when it was killed: whoever knows an entity is found, and nobody else."""
+    with Memory(cluster.url) as memory, Memory(cluster.url, retries=0) as killed:
+        entities = killed.entities
+        for user in one_per_node(cluster):
+            warm = SimpleContact(name=f"{user} warm")
+            entities.merge(user, SimpleMemory(contacts=[warm]))  # every node is connected and knows the script
+            found = [SimpleContact(name=f"{user} {number}", id=f"{user}-{number}") for number in range(4)]
+            with inject(killed, [*fates, *repeat(Fate.UNSENT, 100)]), suppress(errors.LinkError):
+                entities.merge(user, SimpleMemory(contacts=found))
+            known = {contact.id for contact in memory.entities.load(user).contacts if contact != warm}
+            assert {one.id for one in found if memory.entities.find_users(one) == [user]} == known
+            assert {one.id for one in found if memory.entities.find_users(SimpleContact(name=one.name))} == known
+            memory.entities.merge(user, SimpleMemory(contacts=found))
+            assert all(memory.entities.find_users(one) == [user] for one in found), "the next one puts it right"
+
+
+def test_an_entity_is_told_of_before_it_is_merged(cluster: Cluster) -> None:
+    """One of the nodes refuses what it is told: then nothing is merged."""
+    with Memory(cluster.url) as memory:
+        contact = SimpleContact(name="Ann")
+        key = memory._shared.keys.entity_users("contacts", "key=ann")
+        ask(cluster.owner(slot_of(key)), "SET", key, "no set")
+        user = ids(1, lambda at: cluster.owner(at) is not cluster.owner(slot_of(key)))[0]
+        with pytest.raises(errors.WrongType):
+            memory.entities.merge(user, SimpleMemory(contacts=[contact]))
+        assert memory.entities.load(user).contacts == []
+        ask(cluster.owner(slot_of(key)), "DEL", key)
+        memory.entities.merge(user, SimpleMemory(contacts=[contact]))
+        assert memory.entities.find_users(contact) == [user]
+        memory.entities.forget(user)
+        assert memory.entities.find_users(contact) == []
 
 
 async def test_health_is_that_of_all_primaries(memory: AsyncMemory) -> None:

@@ -211,3 +211,14 @@ async def test_in_a_batch_and_forgotten(memory: AsyncMemory, place: Place) -> No
     with place.raw() as raw:
         raw.delete(*(key for key in raw.scan_iter() if b":users" in key))
     await nothing_is_left(place)
+
+
+async def test_a_merge_of_which_the_index_cannot_be_told_changes_nothing(
+    entities: AsyncEntityStore[SimpleMemory], place: Place
+) -> None:
+    with place.raw() as raw:
+        raw.set("redismem:entity:{contacts%3Akey%3Dann}:users", "no set")
+    with pytest.raises(WrongType):
+        await entities.merge("42", contacts({"name": "Bob"}, {"name": "Ann"}))
+    assert await known(entities) == []
+    assert await entities.find_users(SimpleContact(name="Bob")) == []

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pytest
@@ -17,6 +18,7 @@ from redismem.coordination.fence import Fence
 from redismem.coordination.lock import AsyncLock, Lock
 from redismem.errors import InvalidKey, InvalidTTL, LockError, LockLost, LockTimeout, StaleFence
 from tests.contract.flavours import Place, eventually, on_real_servers, on_servers, once_on_each_server
+from tests.faults.crew import in_child
 from tests.servers import Server
 
 T = TypeVar("T")
@@ -96,6 +98,50 @@ async def test_a_lock_is_held_by_one_and_its_tokens_grow(place: Place, desk: Des
         _ = lock.token
     place.raw().delete("redismem:user:{43}:fence:default", "redismem:user:{42}:fence:other")
     assert only_the_fence_is_left(place)
+
+
+@on_servers
+async def test_health_tells_what_this_memory_holds_and_waits_for(memory: AsyncMemory, desk: Desk) -> None:
+    began = datetime.now(UTC)
+
+    async def told() -> set[tuple[str, str, bool, int | None]]:
+        trips = memory.stats().round_trips
+        locks = (await memory.health()).locks
+        assert memory.stats().round_trips - trips <= 2, "one, and one to know the features"
+        assert all(began <= one.since <= datetime.now(UTC) for one in locks)
+        return {(one.user_id, one.name, one.shared, one.token) for one in locks}
+
+    assert await told() == set()
+    async with desk.holding() as lock, desk.holding(user_id="43", name="other", shared=True) as reader:
+        held = {("42", "default", False, lock.token), ("43", "other", True, reader.token)}
+        assert await told() == held
+        waiter = asyncio.ensure_future(desk.take(desk.lock("43", "other", wait=60)))
+
+        async def waits() -> bool:
+            return await told() == {*held, ("43", "other", False, None)}
+
+        await eventually(waits)
+        impatient = desk.lock(wait=0)
+        assert await desk.take(impatient) is False
+        assert await waits()
+    assert await waiter
+    assert {(user_id, token is None) for user_id, *_, token in await told()} == {("43", False)}
+
+
+def test_a_forked_child_holds_nothing_of_its_parents(valkey: Server) -> None:
+    def work() -> None:
+        assert memory.health().locks == ()
+        with memory.lock("child") as own:
+            assert [(one.user_id, one.token) for one in memory.health().locks] == [("child", own.token)]
+
+    with Memory(valkey.url) as memory, ThreadPoolExecutor(1) as threads, memory.lock("42"), memory.lock("43"):
+        threads.submit(memory.lock("42", wait=5).acquire)
+        deadline = time.monotonic() + 20
+        while len(memory.health().locks) < 3:
+            assert time.monotonic() < deadline
+        assert in_child(work) == 0
+        assert len(memory.health().locks) == 3
+        threads.shutdown(wait=False)
 
 
 @on_servers

@@ -194,6 +194,47 @@ async def test_contexts_and_records_in_l1_take_none(place: Place) -> None:
 
 
 @on_real_servers
+async def test_states_preferences_and_temporal_values_take_one_round_trip(counted: Counted) -> None:
+    states, preferences, temporal = counted.memory.states, counted.memory.preferences, counted.memory.temporal
+    await states.push("warm", 1)
+    await states.peek("warm")
+    await states.pop("warm")
+    await states.increment_variable("warm", "n")
+    await states.delete_variable("warm", "n")
+    await states.touch("warm")
+    await preferences.set("warm", "k", 1)
+    await preferences.delete("warm", "k")
+    await temporal.ttl("warm", "k")
+    many = {f"{number}": number for number in range(100)}
+    calls: Calls = {
+        "set_task": lambda: states.set_task("s", "x"),
+        "push": lambda: states.push("s", "x", ttl=100),
+        "peek": lambda: states.peek("s"),
+        "set_variables": lambda: states.set_variables("s", many),
+        "get_variable": lambda: states.get_variable("s", "1"),
+        "increment_variable": lambda: states.increment_variable("s", "1"),
+        "get of a state": lambda: states.get("s"),
+        "pop": lambda: states.pop("s"),
+        "pop of an empty stack": lambda: states.pop("s"),
+        "delete_variable": lambda: states.delete_variable("s", "1"),
+        "touch": lambda: states.touch("s", 100),
+        "clear": lambda: states.clear("s"),
+        "set": lambda: preferences.set("42", "tone", "brief"),
+        "set_many": lambda: preferences.set_many("42", many),
+        "get": lambda: preferences.get("42", "tone"),
+        "get_all": lambda: preferences.get_all("42"),
+        "apply": lambda: preferences.apply("42", "Go."),
+        "put": lambda: temporal.put("42", "k", 1, 100),
+        "get of a temporal value": lambda: temporal.get("42", "k"),
+        "get_all of temporal values": lambda: temporal.get_all("42"),
+        "ttl": lambda: temporal.ttl("42", "k"),
+        "delete": lambda: temporal.delete("42", "k"),
+        "forget": lambda: preferences.forget("42"),
+    }
+    assert await counted.counts(calls) == dict.fromkeys(calls, 1)
+
+
+@on_real_servers
 async def test_entities_take_one_round_trip(counted: Counted) -> None:
     entities = counted.memory.entities
     found = SimpleMemory(

@@ -241,6 +241,30 @@ def test_conversations_and_threads_have_no_other_keys_and_fields(server: Server)
         assert raw.hkeys("redismem:thread:{t}:states") == [member.split()[0]] == ["1"]
 
 
+@real_servers
+def test_states_and_values_of_users_have_no_other_keys_and_fields(server: Server) -> None:
+    headings = "States", "Preferences and temporal values"
+    keys = {named(row[0]): (row[1], row[3]) for heading in headings for row in table(heading)}
+    fields = [named(row[0]) for row in table("States", 1)]
+    with Memory(server.url) as memory, readable(server) as raw:
+        memory.states.set_task("a", "booking")
+        memory.states.push("a", "paying")
+        memory.states.set_variable("a", "to where", "Lisboa")
+        memory.preferences.set("42", "a tone", "brief")
+        memory.preferences.delete("42", "other")
+        memory.temporal.put("42", "code", 4711, 100)
+        present = set(raw.scan_iter())
+        for key in present:
+            kind, tiers = next(what for name, what in keys.items() if name.fullmatch(key))
+            assert raw.type(key) == {"hash": "hash", "sorted set": "zset"}[kind]
+            assert tiers in ("all", f"tier `{memory.health().tier}`")
+        assert len(present) == 5 + (memory.health().tier == "deadlines")
+        has = raw.hkeys("redismem:session:{a}:state")
+        assert all(any(name.fullmatch(field) for name in fields) for field in has)
+        assert all(any(name.fullmatch(field) for field in has) for name in fields)
+        assert raw.hkeys("redismem:user:{42}:preferences") == ["a tone"]
+
+
 def test_the_acl_is_the_workers() -> None:
     """`tests.contract.test_acl` proves that this is all that is needed, and no more."""
     shown = [command for block in blocks(PAGE) for command, _ in commands(block.text)]

@@ -13,6 +13,7 @@ from redismem import (
     Memory,
     Neighbour,
     SessionInfo,
+    SessionState,
     SessionStore,
     Stats,
     Turn,
@@ -34,6 +35,9 @@ def a_blocking_call_is_a_value(memory: Memory) -> None:
     assert_type(sessions.scan(batch_size=10), Iterator[str])
     assert_type(memory.history.append("42", "user", "Hi"), Turn)
     assert_type(memory.threads.get("t"), Checkpoint | None)
+    assert_type(memory.states.get("s"), SessionState)
+    assert_type(memory.preferences.get_all("42"), Values)
+    assert_type(memory.temporal.delete("42", "k"), bool)
     assert_type(memory.health(), Health)
     assert_type(memory.stats(), Stats)
     assert_type(create_store("memory://"), SessionStore)
@@ -49,6 +53,8 @@ async def an_async_call_is_awaited(memory: AsyncMemory) -> None:
     assert_type(await sessions.info("s"), SessionInfo | None)
     assert_type(await memory.history.turns("42", since=3), Turns)
     assert_type(memory.threads.scan(), AsyncIterator[str])
+    assert_type(await memory.states.push("s", "x"), int)
+    assert_type(await memory.preferences.apply("42", "Go."), str)
     assert_type(sessions.scan(), AsyncIterator[str])
     assert_type(await memory.health(), Health)
 
@@ -58,6 +64,7 @@ def a_batched_call_is_a_handle(memory: Memory) -> None:
         assert_type(batch.sessions.increment("s", "n", "k"), Handle[int])
         assert_type(batch.sessions.save("s", "n", "k", 1, ttl=2), Handle[None])
         assert_type(batch.threads.put("t", 1), Handle[Written])
+        assert_type(batch.temporal.forget("42"), Handle[int])
         assert_type(batch.sessions.increment("s", "n", "k").result(), int)
 
 

@@ -1,6 +1,7 @@
 """What the doctor makes of a server's health."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -20,7 +21,7 @@ WELL = Health(
     eviction_policy="noeviction",
     aof_enabled=True,
     aof_last_write_ok=True,
-    rdb_last_save_at=1,
+    last_save=datetime.fromtimestamp(1, UTC),
     rdb_last_save_ok=True,
     connected_clients=3,
 )

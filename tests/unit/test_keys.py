@@ -85,6 +85,23 @@ def test_a_key_tells_which_id_and_name_it_was_made_of(session_id: str, namespace
     assert KEYS.session_id_of(KEYS.session_meta(session_id).encode()) == session_id
 
 
+@given(names, names, names)
+def test_keys_of_users_tell_what_they_were_made_of(user_id: str, name: str, record_id: str) -> None:
+    keys = Keys("acme-1:prod.eu")
+    record, lock, context = keys.record(user_id, name, record_id), keys.lock(user_id, name), keys.context(user_id)
+    assert keys.record_ids_of(record) == keys.record_ids_of(record.encode()) == (user_id, record_id)
+    assert keys.lock_names_of(lock) == (user_id, name)
+    assert keys.context_id_of(context) == user_id
+    patterns = {record: keys.record_pattern(name), lock: keys.lock_pattern(), context: keys.context_pattern()}
+    others = [keys.records(user_id, name), keys.lock_queue(user_id, name), keys.deadlines(record), KEYS.lock("a", "b")]
+    for key in (*patterns, *others):
+        assert {made for made, pattern in patterns.items() if glob(pattern).fullmatch(key)} == {key} & patterns.keys()
+    for read, made in (keys.record_ids_of, record), (keys.lock_names_of, lock), (keys.context_id_of, context):
+        for key in {*patterns, *others, f"{record}:x", f"{lock}:x", "x" + record, lock.replace(":prod", "")} - {made}:
+            with pytest.raises(InvalidKey):
+                read(key)
+
+
 @given(st.tuples(names, names), st.tuples(names, names))
 @example(("a:b", "c"), ("a", "b:c"))
 @example(("a", "%3A"), ("a", ":"))

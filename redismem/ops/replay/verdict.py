@@ -11,7 +11,8 @@ from redismem.memory import Memory
 from redismem.op import Handle
 from redismem.ops.replay.agent import FLAGS_TTL, message_key, open_calls
 from redismem.ops.replay.recording import Recording, called_tools
-from redismem.stores.sessions import SessionInfo, Values
+from redismem.stores.sessions import SessionInfo
+from redismem.stores.values import Values
 
 SESSIONS_AT_ONCE: Final = 50
 """How many sessions one batch reads or ends."""
