@@ -10,7 +10,8 @@ Contract
 
 Round trips
     One for each operation, whatever the number of records, except `get_all`, which first asks which there are, and
-    `update`, two for each attempt; a few more where a record must be migrated first. Each script is atomic over all its records: all are merged, or none.
+    `update`, two for each attempt; a few more where a record must be migrated first. Each script is atomic over all its
+    records: all are merged, or none.
     Sums are added once, even if a reply is lost and the call is repeated.
 
 Errors
@@ -180,7 +181,7 @@ class RecordStoreBase(Effects, Generic[M]):
         return Migrated.OUTDATED
 
     async def _write(self, user_id: str, writes: Sequence[Write], durable: Durability | None = None) -> list[Merged]:
-        """Merge all, or none; one round trip, and three more where a record is of an older version: it is migrated first.
+        """Merge all, or none; one round trip, and three more where records of an older version are migrated first.
 
         Else the migration would later take what older workers have left there for newer than what this writes. That is
         given up after a while, where they write all the time.

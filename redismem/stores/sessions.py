@@ -52,6 +52,7 @@ from redismem.errors import (
 from redismem.keys import encode_segment, field
 from redismem.link.base import Argument, Command, Reply
 from redismem.link.features import ExpiryTier
+from redismem.link.scan import scanned
 from redismem.op import UNKNOWN, Asyncio, Blocking, Handle, op, run, settle, stream
 from redismem.operations import IDEMPOTENT, Operation
 from redismem.scripts import Script, script
@@ -485,16 +486,10 @@ class SessionOperations(Store):
         As SCAN promises: a session that is there from first to last is met; one that comes or goes may be, and one
         may be met twice while the server's table of keys grows or shrinks.
         """
-        pattern = self._keys.session_meta_pattern()
-        for shard in await self._link.shards():
-            cursor: str | None = None
-            while cursor != "0":
-                asked = ("SCAN", cursor or "0", "MATCH", pattern, "COUNT", batch_size, "TYPE", "hash")
-                reply = await shard.execute(*asked)
-                cursor = reply[0].decode()
-                for name in dict.fromkeys(reply[1]):
-                    with suppress(InvalidKey):  # not a key of ours: no id is written like that
-                        yield self._keys.session_id_of(name)
+        async for names in scanned(self._link, self._keys.session_meta_pattern(), "hash", batch_size):
+            for name in names:
+                with suppress(InvalidKey):  # not a key of ours: no id is written like that
+                    yield self._keys.session_id_of(name)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

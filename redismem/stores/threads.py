@@ -25,6 +25,7 @@ from typing import Any, Final
 from redismem.durability import Durability
 from redismem.errors import ConfigError, Conflict, DecodeError, InvalidKey
 from redismem.link.base import Argument
+from redismem.link.scan import scanned
 from redismem.op import Asyncio, Blocking, op, settle, stream
 from redismem.scripts import script
 from redismem.stores.effects import Effects
@@ -207,15 +208,10 @@ class ThreadOperations(Effects):
         As SCAN promises: a thread that is there from first to last is met; one that comes or goes may be, and one may
         be met twice while the server's table of keys grows or shrinks.
         """
-        pattern = self._keys.thread_versions_pattern()
-        for shard in await self._link.shards():
-            cursor = b""
-            while cursor != b"0":
-                asked = ("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", batch_size, "TYPE", "zset")
-                cursor, names = await shard.execute(*asked)
-                for name in dict.fromkeys(names):
-                    with suppress(InvalidKey):  # not a key of ours: no id is written like that
-                        yield self._keys.thread_id_of(name)
+        async for names in scanned(self._link, self._keys.thread_versions_pattern(), "zset", batch_size):
+            for name in names:
+                with suppress(InvalidKey):  # not a key of ours: no id is written like that
+                    yield self._keys.thread_id_of(name)
 
     # --- what they are made of --------------------------------------------------------------------------------------
 

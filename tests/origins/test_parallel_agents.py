@@ -485,7 +485,7 @@ async def test_plain_calls_inside_a_running_loop_say_so(kind: type[Any], name: s
 # --- 8. stress ------------------------------------------------------------------------------------------------------
 
 
-@on_real_servers
+@on_two_servers
 async def test_twenty_agents_mix_all_operations(
     episodes: AsyncEpisodicMemoryStore, semantic: AsyncSemanticMemoryStore, skills: AsyncSkillMemoryStore
 ) -> None:
