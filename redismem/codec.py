@@ -91,13 +91,13 @@ class Codec:
     `compression`
         `"zstd"` (needs the `zstd` extra, else `ConfigError`), `"gzip"`, `"off"`, or `"auto"`: zstd where
         it is installed, else gzip, and beyond 1 MiB only where it costs little time. Reading does not depend on it.
-    `max_bytes`
+    `max_value_bytes`
         the largest document, before compression and after decompression.
     """
 
     compress_threshold: int | None = 4096
     compression: Literal["auto", "zstd", "gzip", "off"] = "auto"
-    max_bytes: int = 64 * 1024 * 1024
+    max_value_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if self.compression not in ("auto", "zstd", "gzip", "off"):
@@ -106,13 +106,13 @@ class Codec:
             raise ConfigError("compression='zstd' needs zstandard: install redismem[zstd]")
         if self.compress_threshold is not None and self.compress_threshold < 0:
             raise ConfigError("compress_threshold is a number of bytes, or None")
-        if self.max_bytes < 1:
-            raise ConfigError("max_bytes is a positive number of bytes")
+        if self.max_value_bytes < 1:
+            raise ConfigError("max_value_bytes is a positive number of bytes")
 
     def encode(self, value: object) -> bytes:
         """The bytes of `value`; `EncodeError` with the path of the first part that has no exact stored form.
 
-        `LimitExceeded` for a document longer than `max_bytes`.
+        `LimitExceeded` for a document longer than `max_value_bytes`.
 
         Equal sets give equal bytes. Dicts keep their order, so equal dicts of different order do not.
         """
@@ -123,9 +123,9 @@ class Codec:
                 document, threshold = _document(value), self.compress_threshold
             except Exception as error:
                 raise _fault(value, error) from None
-        if len(document) > self.max_bytes:
+        if len(document) > self.max_value_bytes:
             raise LimitExceeded(
-                f"the value takes {len(document)} bytes, more than max_bytes={self.max_bytes}: "
+                f"the value takes {len(document)} bytes, more than max_value_bytes={self.max_value_bytes}: "
                 "store less, or raise the limit"
             )
         if threshold is not None and len(document) >= threshold:
@@ -135,8 +135,8 @@ class Codec:
     def decode(self, data: bytes) -> Any:
         """The value whose bytes are `data`; `DecodeError`, which names no key yet, when there is none."""
         try:
-            if len(data) > self.max_bytes:
-                raise ValueError(f"{len(data)} bytes are more than max_bytes={self.max_bytes}")
+            if len(data) > self.max_value_bytes:
+                raise ValueError(f"{len(data)} bytes are more than max_value_bytes={self.max_value_bytes}")
             if data and data[0] < 0x80:
                 if data[0] in b"-0123456789":
                     return _number(data)
@@ -179,14 +179,14 @@ class Codec:
         if frame.startswith(b"\x28\xb5\x2f\xfd"):
             if zstandard is None:
                 raise ValueError("it is a zstd frame; install redismem[zstd] to read it")
-            if not 0 <= zstandard.frame_content_size(frame) <= self.max_bytes:
-                raise ValueError(f"it is a zstd frame of unknown size, or of more than max_bytes={self.max_bytes}")
+            if not 0 <= zstandard.frame_content_size(frame) <= self.max_value_bytes:
+                raise ValueError(f"it is a zstd frame of unknown size, or of more than max_value_bytes={self.max_value_bytes}")
             return _zstd.decompress(frame, allow_extra_data=False)
         if frame.startswith(b"\x1f\x8b"):
             inflater = zlib.decompressobj(wbits=31)
-            document = inflater.decompress(frame, self.max_bytes + 1)
-            if len(document) > self.max_bytes:
-                raise ValueError(f"it is a gzip frame of more than max_bytes={self.max_bytes}")
+            document = inflater.decompress(frame, self.max_value_bytes + 1)
+            if len(document) > self.max_value_bytes:
+                raise ValueError(f"it is a gzip frame of more than max_value_bytes={self.max_value_bytes}")
             if not inflater.eof or inflater.unused_data:
                 raise ValueError("it is a gzip frame with a part missing, or something after it")
             return document

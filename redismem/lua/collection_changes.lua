@@ -15,7 +15,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local known, most = ARGV[1], tonumber(ARGV[2])
 local latest = call('HGET', meta, 'change') or '0'
-if ARGV[4] ~= '0' and call('EXISTS', docs) == 0 then return {'RELOAD'} end
+if ARGV[4] ~= '0' and call('EXISTS', docs) == 0 and call('HGET', meta, 'empty') ~= latest then return {'RELOAD'} end
 if latest == known then return {'OK', latest, '0'} end
 
 local ids, seen, upto = {}, {}, known

@@ -9,8 +9,7 @@ Each operation is one round trip and atomic, except `stream`, which is one for e
 """
 
 import math
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -30,7 +29,8 @@ from redismem.ttl import TTL, milliseconds
 
 D = TypeVar("D", bound=BaseModel)
 
-_MOST_NOTED: Final = 10_000
+_MOST_SCOPES: Final = 1_000
+_MOST_USES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,6 @@ class Collection(Effects, Generic[D]):
         self.model = model
         self._embeddings = Embeddings(shared.settings.embedder, shared.link)
         self._adapter: TypeAdapter[D] = TypeAdapter(model)
-        self._used: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -153,9 +151,9 @@ class Collection(Effects, Generic[D]):
 
     def used(self, scope: str, ids: Iterable[str]) -> None:
         """Somebody was given these: the next write to the scope says so."""
-        with self._lock:
-            if len(self._used) < _MOST_NOTED:
-                self._used.update((scope, id_) for id_ in ids)
+        used = self._shared.used
+        if (self.kind, scope) in used or len(used) < _MOST_SCOPES:
+            used.setdefault((self.kind, scope), deque(maxlen=_MOST_USES)).extend(ids)
 
     async def _change(self, verb: str, scope: str, arguments: list[Argument], durable: Durability | None) -> Reply:
         arguments = [*self._head(), *arguments]
@@ -169,13 +167,11 @@ class Collection(Effects, Generic[D]):
 
     async def _noted(self, scope: str) -> list[Command]:
         """What says which documents of a scope were used; nothing is lost by saying it twice."""
-        with self._lock:
-            mine = {key: self._used.pop(key) for key in list(self._used) if key[0] == scope}
-        if not mine:
-            return []
         uses: list[Argument] = []
-        for (_, id_), times in mine.items():
+        for id_, times in Counter(self._shared.used.pop((self.kind, scope), ())).items():
             uses += id_, times, 0, 0
+        if not uses:
+            return []
         call = script("collection_use", (await self._link.features()).tier)
         return list(surely([call.command(self._write_keys(scope), (*IDEMPOTENT, *self._head(), *uses))]))
 

@@ -1,6 +1,7 @@
 """What every store is made of."""
 
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,8 +49,10 @@ class Shared:
     codec: Codec
     recent: Recent
     operations: Operations
-    replicas: dict[str, Any]
+    replicas: dict[str, Any] = field(default_factory=dict[str, Any])
     """What this process searches, by kind."""
+    used: dict[tuple[str, str], deque[str]] = field(default_factory=dict[tuple[str, str], deque[str]])
+    """Which documents were used, by kind and scope, that the server was not told of yet."""
     l1: Reads | None = None
     """What reads on `Reads.link` go through; None: reads go to the server. Writes tell it, whatever their link."""
     clock: ServerClock = field(default_factory=ServerClock)
@@ -60,7 +63,7 @@ class Shared:
         codec = Codec(settings.compress_threshold, settings.compression, settings.max_value_bytes)
         keys = Keys(settings.prefix)
         l1 = None if settings.coherence == "off" else Reads(settings, link, keys, codec, awaited=awaited)
-        return cls(settings, link, keys, codec, Recent(), Operations(settings.operation_memory), {}, l1)
+        return cls(settings, link, keys, codec, Recent(), Operations(settings.operation_memory), l1=l1)
 
     def drop(self, name: str) -> None:
         """This process has changed a hash, or may have: what its memories keep of it is forgotten."""

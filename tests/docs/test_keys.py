@@ -93,6 +93,8 @@ def everything(memory: Memory) -> None:
 
 def everything_documented(memory: Memory) -> None:
     """Each operation on documents."""
+    memory.episodes.add(EpisodicMemory(memory_id="first", content="to Braga"))
+    memory.episodes.delete("first")
     for number in range(2):
         memory.episodes.add(EpisodicMemory(memory_id=f"e{number}", content="to Lisboa"), ttl=100 if number else None)
     memory.episodes.add_many([EpisodicMemory(memory_id="e2", content="to Porto")])

@@ -571,7 +571,7 @@ def stack_depth() -> int:
 
 @given(values, st.integers(1, 200))
 def test_what_is_written_under_a_limit_is_read_under_it(value: Any, limit: int) -> None:
-    codec = Codec(max_bytes=limit)
+    codec = Codec(max_value_bytes=limit)
     try:
         data = codec.encode(value)
     except LimitExceeded:
@@ -584,17 +584,17 @@ def test_what_is_written_under_a_limit_is_read_under_it(value: Any, limit: int) 
 
 @pytest.mark.parametrize("compression", ["off", "gzip", "auto"])
 def test_the_limit_is_on_the_document_before_compression(compression: Any) -> None:
-    exact = Codec(compression=compression, max_bytes=10_003)
+    exact = Codec(compression=compression, max_value_bytes=10_003)
     assert round_trip("x" * 10_000, exact) == "x" * 10_000
-    with pytest.raises(LimitExceeded, match="10004 bytes, more than max_bytes=10003"):
+    with pytest.raises(LimitExceeded, match="10004 bytes, more than max_value_bytes=10003"):
         exact.encode("x" * 10_001)
     written = Codec(compression=compression).encode("x" * 10_001)
-    with pytest.raises(DecodeError, match="max_bytes=10003"):
+    with pytest.raises(DecodeError, match="max_value_bytes=10003"):
         exact.decode(written)
-    with pytest.raises(LimitExceeded, match="max_bytes=5"):
-        Codec(max_bytes=5).encode(123456)
-    with pytest.raises(DecodeError, match="max_bytes=5"):
-        Codec(max_bytes=5).decode(b"123456")
+    with pytest.raises(LimitExceeded, match="max_value_bytes=5"):
+        Codec(max_value_bytes=5).encode(123456)
+    with pytest.raises(DecodeError, match="max_value_bytes=5"):
+        Codec(max_value_bytes=5).decode(b"123456")
 
 
 # --- hostile bytes ------------------------------------------------------------------------------------------------
@@ -835,8 +835,8 @@ def zeros(compressor: Any, megabytes: int) -> bytes:
 def test_a_gzip_bomb_is_not_unpacked(peak: Callable[[], int]) -> None:
     bomb = zeros(zlib.compressobj(9, wbits=31), 200)
     tracemalloc.reset_peak()
-    with pytest.raises(DecodeError, match="more than max_bytes=1000000"):
-        Codec(max_bytes=1_000_000).decode(bomb)
+    with pytest.raises(DecodeError, match="more than max_value_bytes=1000000"):
+        Codec(max_value_bytes=1_000_000).decode(bomb)
     assert peak() < 5_000_000
 
 
@@ -844,8 +844,8 @@ def test_a_gzip_bomb_is_not_unpacked(peak: Callable[[], int]) -> None:
 def test_a_zstd_bomb_is_not_unpacked(size: int, zstd: Any, peak: Callable[[], int]) -> None:
     bomb = zeros(zstd.ZstdCompressor(level=1).compressobj(size=size), 200)
     tracemalloc.reset_peak()
-    with pytest.raises(DecodeError, match="max_bytes=1000000"):
-        Codec(max_bytes=1_000_000).decode(bomb)
+    with pytest.raises(DecodeError, match="max_value_bytes=1000000"):
+        Codec(max_value_bytes=1_000_000).decode(bomb)
     assert peak() < 5_000_000
 
 
@@ -857,7 +857,7 @@ def test_a_zstd_frame_cannot_lie_about_its_size(zstd: Any, peak: Callable[[], in
     for lie in 0, 1, 1000, 999_999:
         frame[at : at + 4] = struct.pack("<I", lie)
         with pytest.raises(DecodeError):
-            Codec(max_bytes=1_000_000).decode(bytes(frame))
+            Codec(max_value_bytes=1_000_000).decode(bytes(frame))
     assert peak() < 5_000_000
 
 
@@ -957,7 +957,7 @@ def test_one_codec_serves_many_threads() -> None:
             assert list(pool.map(lambda text: round_trip(text, Codec(compression="gzip")), texts)) == texts
 
 
-@pytest.mark.parametrize("setting", [{"compression": "lz4"}, {"compress_threshold": -1}, {"max_bytes": 0}])
+@pytest.mark.parametrize("setting", [{"compression": "lz4"}, {"compress_threshold": -1}, {"max_value_bytes": 0}])
 def test_settings_that_cannot_work(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
         Codec(**setting)
@@ -965,7 +965,7 @@ def test_settings_that_cannot_work(setting: dict[str, Any]) -> None:
 
 def test_a_codec_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        CODEC.max_bytes = 1  # type: ignore[misc]
+        CODEC.max_value_bytes = 1  # type: ignore[misc]
     assert not hasattr(CODEC, "__dict__")
 
 

@@ -4,9 +4,9 @@
 -- KEYS[2] documents: hash, id -> document, which is opaque; KEYS[3] their deadlines (a sorted set, tier "deadlines" only)
 -- KEYS[4] log: stream; entry `<change>-0` has {"after", the change before} and {"put", id} or {"drop", id} for each
 --         document; if there are many, the entries `<change>-1` ... go on
--- KEYS[5] meta: hash; `change` is the number of the latest change, `timed` is there if a document ever had a TTL,
---         `embedder` names what made the embeddings, `rank:<id>` is that of a document which only a greater one may
---         replace, `uses:<id>` and `successes:<id>` are what was reported
+-- KEYS[5] meta: hash; `change` is the number of the latest change, `empty` that of one which left nothing, `timed` is
+--         there if a document ever had a TTL, `embedder` names what made the embeddings, `rank:<id>` is that of a
+--         document which only a greater one may replace, `uses:<id>` and `successes:<id>` are what was reported
 -- KEYS[6] use: sorted set, id -> when it was last used, in milliseconds, and later the more often that was
 -- KEYS[7] embeddings: hash, id -> float32 numbers, of documents that have one, all made by one embedder; KEYS[8] their
 --         deadlines, those of their documents
@@ -28,19 +28,21 @@ local function note(how, id)
   changed[#changed + 1] = id
 end
 
--- Write down what changed, as one change. It is after no other if there was nothing: who still has documents that the
--- server has evicted must read anew. Its number is greater than any before, also of a collection that was
+-- Write down what changed, as one change. It is after no other if there was nothing, and no change is known to have left
+-- nothing: who still has documents that the server has evicted must read anew. Its number is greater than any before, also of a collection that was
 -- forgotten: it is at least the time, in microseconds.
 local function log_changes()
   if #changed == 0 then return end
   local last = call('HGET', meta, 'change') or '0'
   local number = string.format('%.0f', math.max(last + 1, clock[1] * 1000000 + clock[2]))
+  local is_known = was_there or call('HGET', meta, 'empty') == last
   call('HSET', meta, 'change', number)
+  if call('EXISTS', docs) == 0 then call('HSET', meta, 'empty', number) end
   for from = 1, #changed, 2000 do
     local part = {unpack(changed, from, math.min(from + 1999, #changed))}
     if from == 1 then
       part[#part + 1] = 'after'
-      part[#part + 1] = was_there and last or '0'
+      part[#part + 1] = is_known and last or '0'
     end
     call('XADD', log, 'MAXLEN', '~', ARGV[5], string.format('%s-%d', number, (from - 1) / 2000), unpack(part))
   end
