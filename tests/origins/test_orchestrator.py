@@ -266,6 +266,12 @@ async def test_other_values_are_beside_memories_and_states(store: AsyncStoreAdap
     assert await store.aget(("agents",), "k") is None
 
 
+async def test_tuples_that_look_alike_are_different(store: AsyncStoreAdapter) -> None:
+    await store.aput(("a/b", "c"), "k", 1)
+    await store.aput(("a", "b/c"), "k", 2)
+    assert [await store.aget(namespace, "k") for namespace in (("a/b", "c"), ("a", "b/c"), ("a",))] == [1, 2, None]
+
+
 @servers
 async def test_consistency_of_a_save_load_cycle(store: AsyncStoreAdapter) -> None:
     async def verify_save_load_cycle(user_id: str, test_memory: SimpleMemory) -> list[str]:
