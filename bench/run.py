@@ -16,7 +16,7 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's own path begins with its directory
 
-from bench import cache, locks, merges, report, search, server, sizes, speed
+from bench import cache, locks, merges, report, search, server, sizes, speed, stores
 from bench.report import Result
 from bench.setting import Bench
 from tests.servers import launch
@@ -46,6 +46,12 @@ CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "search-changes": search.changes,
     "search-load": search.load,
     **sizes.cases(),
+    "store-search": stores.search,
+    "store-changes": stores.changes,
+    "store-load": stores.load,
+    "store-batch": stores.batch,
+    "store-parallel": stores.parallel,
+    "store-memory": stores.memory_usage,
 }
 
 

@@ -218,8 +218,9 @@ def _writing(kind: Kind, items: int, memory: Memory) -> Side:
         for number in numbers:
             kind.write(memory, number)
         took = time.perf_counter() - began
-        for number in numbers if kind.drop else ():
-            kind.drop(memory, number)
+        if kind.drop is not None:
+            for number in numbers:
+                kind.drop(memory, number)
         return took / _ROUND
 
     return Side(f"{items:,}", one_round)

@@ -52,7 +52,8 @@ class Index:
             self._check(documents)
             gone = set(deletes).difference(document.id for document in documents)
             dropped = sorted(row for one in gone if (row := self._columns.rows.get(one)))
-            self._apply(documents, dropped)
+            if documents or dropped:  # else what was worked out from the columns stays true
+                self._apply(documents, dropped)
 
     def search(self, query: Query) -> list[Hit]:
         """The best documents first, `limit` at most, of at least `min_score`. Raises `SchemaError` for a bad vector."""

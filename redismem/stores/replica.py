@@ -121,7 +121,8 @@ class Replica:
                 self._stored.pop(stored.id, None)
                 continue
             upserts.append(document)
-            self._stored[stored.id] = kept = replace(stored, embedding=None)  # the index has that
+            kept = stored if stored.embedding is None else replace(stored, embedding=None)  # the index has that
+            self._stored[stored.id] = kept
             if stored.left < math.inf:
                 heapq.heappush(self._ends, (now + stored.left, next(self._count), kept))
         self._index.apply(upserts, gone)
@@ -157,7 +158,8 @@ class Replicas:
     def of(self, scope: str) -> Replica:
         """The replica of a scope; it may be empty."""
         with self._lock:
-            replica = self._of.setdefault(scope, Replica(scope, self._weights))
+            if (replica := self._of.get(scope)) is None:  # an index that nobody needs is a millisecond
+                replica = self._of[scope] = Replica(scope, self._weights)
             self._of.move_to_end(scope)
             while len(self._of) > 1 and sum(map(len, self._of.values())) > self._most:
                 self._of.popitem(last=False)
