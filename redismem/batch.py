@@ -7,11 +7,16 @@ batch of simple saves is one round trip; a batch of `update` is as many as its s
 Each operation succeeds or fails alone, and its handle tells. If the link itself fails, the block raises as well. If
 the block is left by an exception, nothing is sent. Requests of one step go out in the order of the calls, but a batch
 is no transaction: others may come in between, and operations that take several steps overlap.
+
+A batch may be one step of a job that somebody else takes over when its worker dies:
+``memory.batch(job="run-7", step=12)``. Whoever does not know whether it was sent makes the same calls again, in the
+same order, under the same name and number: what was applied is not applied again (for `Settings.operation_memory`
+seconds), and what was not is. The steps of a job are done one after another, and their numbers grow.
 """
 
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType, coroutine
 from typing import Any, Self, TypeVar
@@ -22,6 +27,7 @@ from redismem.link.base import Command, Link, Reply
 from redismem.link.exclusive import Exclusive
 from redismem.link.features import Features
 from redismem.op import Handle, name_of, run
+from redismem.operations import StepOperations
 from redismem.scripts import surely
 from redismem.stores.contexts import ContextBatch, UserContext
 from redismem.stores.crm import SimpleMemory
@@ -55,8 +61,9 @@ class _Ask:
 
 @dataclass(slots=True)
 class _Running:
-    """An operation of the batch, and what it asks for now."""
+    """An operation of the batch, which one it is, and what it asks for now."""
 
+    number: int
     operation: Coroutine[Any, Any, Any]
     handle: Handle[Any]
     ask: _Ask
@@ -75,13 +82,15 @@ class BatchLink(Link):
         self._beneath = link
         self._enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]] = []
         self.is_open = True
+        self.running = 0
+        """Which operation is running, by the order of the calls."""
 
-    def enlist(self, operation: Coroutine[Any, Any, R]) -> Handle[R]:
-        """Take an operation in; it runs when the batch is sent."""
+    def enlist(self, operation: Coroutine[Any, Any, R], handle: Handle[R] | None = None) -> Handle[R]:
+        """Take an operation in; it runs when the batch is sent, and the handle is told."""
         if not self.is_open:
             operation.close()
             raise NotReady("calls on a batch belong inside its `with` block")
-        handle: Handle[R] = Handle()
+        handle = handle or Handle()
         self._enlisted.append((operation, handle))
         return handle
 
@@ -99,7 +108,11 @@ class BatchLink(Link):
         """Run every operation to its end. Raises `LinkError` if the link fails; the handles then hold it too."""
         enlisted, self._enlisted = self._enlisted, []
         self.known = await self._knowing_features(enlisted)
-        running = [next_ for operation, handle in enlisted if (next_ := _step(operation, handle, None))]
+        running = [
+            next_
+            for number, (operation, handle) in enumerate(enlisted)
+            if (next_ := self._step(number, operation, handle, None))
+        ]
         while running:
             if delay := max(one.ask.seconds for one in running):
                 await self._beneath.sleep(delay)
@@ -107,8 +120,26 @@ class BatchLink(Link):
             running = [
                 next_
                 for one in running
-                if (next_ := _step(one.operation, one.handle, list(islice(replies, len(one.ask.commands)))))
+                if (next_ := self._step(one.number, one.operation, one.handle, _take(replies, one.ask)))
             ]
+
+    def _step(
+        self, number: int, operation: Coroutine[Any, Any, Any], handle: Handle[Any], replies: list[Reply] | None
+    ) -> _Running | None:
+        """Run one operation until it asks for something or ends."""
+        self.running = number
+        try:
+            ask = operation.send(replies)
+        except StopIteration as done:
+            handle.resolve(done.value)
+        except Exception as error:  # whatever the operation, or a caller's function in it, raises is its own outcome
+            handle.reject(error)
+        else:
+            if isinstance(ask, _Ask):
+                return _Running(number, operation, handle, ask)
+            operation.close()
+            handle.reject(Suspended(f"{name_of(operation)}: a batch cannot wait for anything but the server"))
+        return None
 
     async def _knowing_features(self, enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]]) -> Features:
         try:
@@ -173,29 +204,21 @@ def _fail(unfinished: Iterable[tuple[Coroutine[Any, Any, Any], Handle[Any]]], er
         handle.reject(error, told=True)
 
 
-def _step(operation: Coroutine[Any, Any, Any], handle: Handle[Any], replies: list[Reply] | None) -> _Running | None:
-    """Run one operation until it asks for something or ends."""
-    try:
-        ask = operation.send(replies)
-    except StopIteration as done:
-        handle.resolve(done.value)
-    except Exception as error:  # whatever the operation, or a caller's function in it, raises is its own outcome
-        handle.reject(error)
-    else:
-        if isinstance(ask, _Ask):
-            return _Running(operation, handle, ask)
-        operation.close()
-        handle.reject(Suspended(f"{name_of(operation)}: a batch cannot wait for anything but the server"))
-    return None
+def _take(replies: Iterator[Reply], ask: _Ask) -> list[Reply]:
+    """What answers it."""
+    return list(islice(replies, len(ask.commands)))
 
 
 class BatchOperations:
     """The stores of a batch."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._link = BatchLink(shared.link)
+    def __init__(self, shared: Shared, job: str | None = None, step: int = 0) -> None:
+        link = self._link = BatchLink(shared.link)
         self._link.is_open = False
-        self._shared = shared.on(self._link)
+        self._shared = shared.on(link)
+        if job is not None:
+            mine = StepOperations(shared.settings.operation_memory, job, step, lambda: link.running)
+            self._shared = replace(self._shared, operations=mine)
         self.sessions = SessionBatch(self._shared)
         """Sessions; every call gives a `Handle`."""
         self.contexts = ContextBatch(self._shared, UserContext)

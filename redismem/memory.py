@@ -135,9 +135,12 @@ class Memory(MemoryOperations, Blocking):
         """
         return RecordStore(self._shared, name, model)
 
-    def batch(self) -> Batch:
-        """Many operations in as few round trips as they need: `redismem.batch`."""
-        return Batch(self._shared)
+    def batch(self, job: str | None = None, step: int = 0) -> Batch:
+        """Many operations in as few round trips as they need: `redismem.batch`.
+
+        With `job` and `step` it takes effect once, also if another process does the same step of the job again.
+        """
+        return Batch(self._shared, job, step)
 
     def lock(
         self,
@@ -212,9 +215,9 @@ class AsyncMemory(MemoryOperations, Asyncio):
         """See `Memory.records`."""
         return AsyncRecordStore(self._shared, name, model)
 
-    def batch(self) -> AsyncBatch:
-        """Many operations in as few round trips as they need: `redismem.batch`."""
-        return AsyncBatch(self._shared)
+    def batch(self, job: str | None = None, step: int = 0) -> AsyncBatch:
+        """See `Memory.batch`."""
+        return AsyncBatch(self._shared, job, step)
 
     def lock(
         self,

@@ -4,15 +4,20 @@ Each client (a memory, in one process) numbers the operations that it has under 
 every operation the next generation. The script that applies it remembers the generation and the reply, one for each
 client and slot, so what is remembered is bounded by what is under way. Sent again after a lost reply, it is answered
 from there; arriving late, after its sender gave up and used the slot for something else, it is too.
+
+The calls of one step of a job have ids of their own: the job and which call it is stand for client and slot, the step
+for the generation. So another process that takes the job over may do the step again, and it takes effect once.
 """
 
 import itertools
 import os
 import secrets
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
+from redismem.errors import ConfigError
 from redismem.link.base import Argument
 from redismem.ttl import milliseconds
 
@@ -52,3 +57,26 @@ class Operations:
         self._free: list[int] = []
         self._slots = itertools.count()
         self._generations = itertools.count(1)
+
+
+class StepOperations(Operations):
+    """The operation ids of one step of a job: the same ones, whoever does it. `call` says which call is running.
+
+    Raises `ConfigError` for a job without a name, or a step that is no number from 1 on.
+    """
+
+    def __init__(self, memory: float, job: str, step: int, call: Callable[[], int]) -> None:
+        super().__init__(memory)
+        if not job or type(step) is not int or not 0 < step < 2**53:
+            raise ConfigError(f"job={job!r}, step={step!r}: give a name, and a whole number of at least 1")
+        self._job = job
+        self._step = step
+        self._call = call
+        self._sent: Counter[int] = Counter()
+
+    @contextmanager
+    def one(self) -> Generator[Operation]:
+        """See `Operations.one`: a call that begins anew has another id, and the same one if it is made again."""
+        call = self._call()
+        self._sent[call] += 1
+        yield f"{call}.{self._sent[call]}:{self._job}", self._step, self._memory_ms

@@ -183,8 +183,8 @@ class DocumentOperations(Collection[D], Generic[D]):
         """What is searched for a document."""
         raise NotImplementedError
 
-    def put_of(self, document: D, ttl: TTL) -> Put[D]:
-        """How a document is stored."""
+    def put_of(self, document: D, ttl: TTL, told: int | None = None) -> Put[D]:
+        """How a document is stored; `told` as `Put.told`."""
         raise NotImplementedError
 
     def seen(self, document: D, stored: Stored) -> D:
@@ -286,7 +286,7 @@ class DocumentOperations(Collection[D], Generic[D]):
             if one.created_at is None:
                 puts.append(self.put_of(one.model_copy(update={"created_at": now}), ttl))
             else:
-                puts.append(replace(self.put_of(one, ttl), told=(now - _EPOCH) // _MICROSECOND))
+                puts.append(self.put_of(one, ttl, (now - _EPOCH) // _MICROSECOND))
         return puts
 
     async def _now(self) -> datetime:

@@ -11,11 +11,12 @@ from uuid import uuid4
 from pydantic import Field
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Blocking, op
+from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
-from redismem.stores.store import BatchedStore, Shared
+from redismem.stores.joining import DocumentBatch
+from redismem.stores.store import Shared
 from redismem.ttl import TTL
 
 
@@ -116,23 +117,23 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             task_id=attributes.get("task_id"),
             user=attributes.get("user_id"),
             speaker=attributes.get("speaker"),
-            tags=attributes.get("tags", frozenset()),
+            tags=frozenset(attributes.get("tags", ())),
             importance=attributes.get("importance", 0.5),
             score=attributes.get("score", 0.0),
             success=attributes.get("success"),
         )
 
-    def put_of(self, document: EpisodicMemory, ttl: TTL) -> Put[EpisodicMemory]:
+    def put_of(self, document: EpisodicMemory, ttl: TTL, told: int | None = None) -> Put[EpisodicMemory]:
         """See `DocumentOperations.put_of`."""
-        return Put(document.memory_id, document, ttl, importance=document.importance)
+        return Put(document.memory_id, document, ttl, importance=document.importance, told=told)
 
     async def _add(
-        self, episodes: list[EpisodicMemory], scope: str, ttl: float | None, durable: Durability | None
+        self, documents: list[EpisodicMemory], scope: str, ttl: TTL, durable: Durability | None
     ) -> list[str]:
-        if not episodes:
+        if not documents:
             return []
-        await self.put(scope, await self._puts(episodes, ttl), durable)
-        return [one.memory_id for one in episodes]
+        await self.put(scope, await self._puts(documents, ttl), durable)
+        return [one.memory_id for one in documents]
 
 
 class EpisodeStore(EpisodeOperations, Blocking):
@@ -143,5 +144,16 @@ class AsyncEpisodeStore(EpisodeOperations, Asyncio):
     """Episodes for tasks: every operation of `EpisodeOperations`, to be awaited."""
 
 
-class EpisodeBatch(EpisodeOperations, BatchedStore):
+class EpisodeBatch(EpisodeOperations, DocumentBatch[EpisodicMemory, str]):
     """Episodes inside a batch: every operation of `EpisodeOperations`, giving a `Handle`."""
+
+    def add(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+        episode: EpisodicMemory,
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> Handle[str]:
+        """As `EpisodeOperations.add`; neighbours that go to one scope with one TTL leave together."""
+        return self._join(episode, scope, ttl, durable)

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -103,8 +104,16 @@ class Replica:
         try:
             position = await source.position(self.scope)
             fresh = Replica(self.scope, self._weights, self._clock)
-            async for page in source.pages(self.scope, _PAGE, timed=position.timed, embedded=position.embedded):
-                fresh._apply(source, page)
+            pages = source.pages(self.scope, _PAGE, timed=position.timed, embedded=position.embedded)
+            with ThreadPoolExecutor(1) as indexing:  # one page is indexed while the next one is read
+                indexed: Future[None] | None = None
+                async for page in pages:
+                    taken = fresh._take(source, page)
+                    if indexed is not None:
+                        indexed.result()
+                    indexed = indexing.submit(fresh._index.apply, *taken)
+            if indexed is not None:
+                indexed.result()
             with self._lock:
                 self._index, self._stored = fresh._index, fresh._stored
                 self._ends, self._count = fresh._ends, fresh._count
@@ -113,6 +122,10 @@ class Replica:
             self._loads = False
 
     def _apply(self, source: Source, documents: Sequence[Stored]) -> None:
+        self._index.apply(*self._take(source, documents))
+
+    def _take(self, source: Source, documents: Sequence[Stored]) -> tuple[list[Document], list[str]]:
+        """Keep documents; what the index is to be told of them."""
         now, upserts, gone = self._clock(), list[Document](), list[str]()
         for stored in documents:
             document = None if stored.data is None else source.indexed(stored)
@@ -125,7 +138,7 @@ class Replica:
             self._stored[stored.id] = kept
             if stored.left < math.inf:
                 heapq.heappush(self._ends, (now + stored.left, next(self._count), kept))
-        self._index.apply(upserts, gone)
+        return upserts, gone
 
     def _reap(self) -> None:
         """Documents that have expired are not found any more."""

@@ -13,13 +13,14 @@ from typing import Any
 from pydantic import Field
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Blocking, op
+from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
 from redismem.stores.identity import NaturalKey, normal
+from redismem.stores.joining import DocumentBatch
 from redismem.stores.rank import rank
-from redismem.stores.store import BatchedStore, Shared
+from redismem.stores.store import Shared
 from redismem.ttl import TTL
 
 _ALL = 1_000_000
@@ -130,10 +131,10 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
             score=attributes.get("confidence", 1.0),
         )
 
-    def put_of(self, document: SemanticMemory, ttl: TTL) -> Put[SemanticMemory]:
+    def put_of(self, document: SemanticMemory, ttl: TTL, told: int | None = None) -> Put[SemanticMemory]:
         """See `DocumentOperations.put_of`: only a surer telling replaces what is known, or a later one as sure."""
         surer = rank(document.confidence) + rank(document.created_at)
-        return Put(document.memory_id, document, ttl, surer, importance=document.confidence)
+        return Put(document.memory_id, document, ttl, surer, importance=document.confidence, told=told)
 
     def seen(self, document: SemanticMemory, stored: Stored) -> SemanticMemory:
         """See `DocumentOperations.seen`: the confidence has faded since the fact was learned."""
@@ -145,11 +146,11 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         return document.model_copy(update={"confidence": document.confidence * left})
 
     async def _add(
-        self, facts: list[SemanticMemory], scope: str, ttl: float | None, durable: Durability | None
+        self, documents: list[SemanticMemory], scope: str, ttl: TTL, durable: Durability | None
     ) -> list[bool]:
-        if not facts:
+        if not documents:
             return []
-        return [outcome is not None for outcome in await self.put(scope, await self._puts(facts, ttl), durable)]
+        return [outcome is not None for outcome in await self.put(scope, await self._puts(documents, ttl), durable)]
 
 
 def _part(kind: str, text: str) -> str:
@@ -165,5 +166,16 @@ class AsyncSemanticStore(SemanticOperations, Asyncio):
     """Facts for tasks: every operation of `SemanticOperations`, to be awaited."""
 
 
-class SemanticBatch(SemanticOperations, BatchedStore):
+class SemanticBatch(SemanticOperations, DocumentBatch[SemanticMemory, bool]):
     """Facts inside a batch: every operation of `SemanticOperations`, giving a `Handle`."""
+
+    def add(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+        fact: SemanticMemory,
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> Handle[bool]:
+        """As `SemanticOperations.add`; neighbours that go to one scope with one TTL leave together."""
+        return self._join(fact, scope, ttl, durable)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from redismem.durability import Durability
-from redismem.op import Asyncio, Blocking, op
+from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
-from redismem.stores.store import BatchedStore, Shared
+from redismem.stores.joining import DocumentBatch
+from redismem.stores.store import Shared
 from redismem.ttl import TTL
 
 _ALL = 1_000_000
@@ -53,7 +54,7 @@ class SkillOperations(DocumentOperations[SkillMemory]):
         durable: Durability | None = None,
     ) -> bool:
         """Learn a skill, or learn it anew; what was counted stays. True if there was none of that name."""
-        return (await self.put(scope, await self._puts([skill], ttl), durable))[0] is True
+        return (await self._add([skill], scope, ttl, durable))[0]
 
     @op
     async def use(
@@ -104,14 +105,17 @@ class SkillOperations(DocumentOperations[SkillMemory]):
             id=stored.id,
             text="\n".join(texts).replace("_", " "),
             at=attributes["created_at"].timestamp(),
-            tags=attributes.get("tags", frozenset()),
+            tags=frozenset(attributes.get("tags", ())),
             importance=rate,
             score=rate,
         )
 
-    def put_of(self, document: SkillMemory, ttl: TTL) -> Put[SkillMemory]:
+    async def _add(self, documents: list[SkillMemory], scope: str, ttl: TTL, durable: Durability | None) -> list[bool]:
+        return [outcome is True for outcome in await self.put(scope, await self._puts(documents, ttl), durable)]
+
+    def put_of(self, document: SkillMemory, ttl: TTL, told: int | None = None) -> Put[SkillMemory]:
         """See `DocumentOperations.put_of`: the server counts by itself."""
-        return Put(document.skill_name, document.model_copy(update={"uses": 0, "successes": 0}), ttl)
+        return Put(document.skill_name, document.model_copy(update={"uses": 0, "successes": 0}), ttl, told=told)
 
     def seen(self, document: SkillMemory, stored: Stored) -> SkillMemory:
         """See `DocumentOperations.seen`: with what was counted."""
@@ -126,5 +130,16 @@ class AsyncSkillStore(SkillOperations, Asyncio):
     """Skills for tasks: every operation of `SkillOperations`, to be awaited."""
 
 
-class SkillBatch(SkillOperations, BatchedStore):
+class SkillBatch(SkillOperations, DocumentBatch[SkillMemory, bool]):
     """Skills inside a batch: every operation of `SkillOperations`, giving a `Handle`."""
+
+    def add(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+        skill: SkillMemory,
+        *,
+        scope: str = DEFAULT_SCOPE,
+        ttl: float | None = None,
+        durable: Durability | None = None,
+    ) -> Handle[bool]:
+        """As `SkillOperations.add`; neighbours that go to one scope with one TTL leave together."""
+        return self._join(skill, scope, ttl, durable)

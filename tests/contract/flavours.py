@@ -79,8 +79,8 @@ class AwaitedMemory:
         return Awaited(self.blocking.records(name, model))
 
     @asynccontextmanager
-    async def batch(self) -> AsyncIterator[Batch]:
-        with self.blocking.batch() as batch:
+    async def batch(self, job: str | None = None, step: int = 0) -> AsyncIterator[Batch]:
+        with self.blocking.batch(job, step) as batch:
             yield batch
 
     async def health(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redismem import AsyncMemory, EpisodicMemory, SemanticMemory, SkillMemory
-from redismem.errors import Conflict, DecodeError, InvalidKey
+from redismem.errors import Conflict, DecodeError, EncodeError, InvalidKey
 from tests.contract.flavours import SOON, Place, all_raise, eventually, nothing_is_left, on_servers, results
 
 pytestmark = on_servers
@@ -401,3 +401,38 @@ async def test_what_was_noted_of_the_expired_is_forgotten(memory: AsyncMemory, p
     with place.raw() as raw:
         assert raw.zcard("redismem:scope:{default}:use:semantics") < 25
         assert raw.hlen("redismem:scope:{default}:meta:semantics") < 25
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+async def test_adds_of_a_batch_leave_together_and_fail_alone(memory: AsyncMemory) -> None:
+    async with memory.batch() as batch:
+        added = [batch.episodes.add(episode(number)) for number in range(5)]
+        broken = batch.episodes.add(episode(5, metadata={"what": object()}))
+        wrong = batch.episodes.add("no episode")
+        others = [batch.episodes.add(episode(number), ttl=50) for number in range(6, 9)]
+        facts = [batch.semantics.add(fact("Ann", "likes", "tea", sure)) for sure in (0.5, 0.4, 0.6)]
+        skills = [batch.skills.add(SkillMemory(skill_name=name)) for name in ("a", "b", "a")]
+        last = batch.episodes.add(episode(9))
+    assert results([*added, *others, last]) == [f"e{number}" for number in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
+    assert isinstance(broken.error(), EncodeError)
+    assert isinstance(wrong.error(), AttributeError)
+    assert results(facts) == [True, False, True]
+    assert results(skills) == [True, True, False]
+    assert sorted(await ids(memory, limit=20)) == [f"e{number}" for number in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
+
+
+async def test_adds_of_a_batch_are_one_call(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add(episode(0))
+    before = memory.stats()
+    async with memory.batch() as batch:
+        for number in range(100):
+            batch.episodes.add(episode(number))
+    after = memory.stats()
+    assert after.round_trips == before.round_trips + 1
+    assert after.commands == before.commands + 1
+    async with memory.batch() as batch:
+        for number in range(4):
+            batch.episodes.add(episode(number), scope=f"s{number % 2}")
+    assert memory.stats().commands == after.commands + 4

@@ -48,9 +48,10 @@ local function log_changes()
   end
 end
 
+local span = tonumber(ARGV[6])
+
 -- So many uses, one after the other, are like one that came later: each e-fold by one span.
 local function note_use(id, uses)
-  local span = tonumber(ARGV[6])
   local before = tonumber(call('ZSCORE', use, id))
   local at = now + span * math.log(uses)
   if before then

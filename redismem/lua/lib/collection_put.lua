@@ -23,7 +23,7 @@ local function put(id, document, ttl, rank, uses, expected, vector)
   put_vector(id, ttl, vector, there)
   if ttl > 0 then call('HSET', meta, 'timed', '1') end
   if rank ~= '' then call('HSET', meta, 'rank:' .. id, rank) end
-  if not there then note_use(id, uses) end
+  if not there then call('ZADD', use, string.format('%.0f', now + span * math.log(uses)), id) end
   note('put', id)
   return there and '2' or '1'
 end
