@@ -63,7 +63,9 @@ def replay(
 ) -> None:
     """Replay recorded agent runs through worker processes that share one memory, then check every value.
 
-    A recording is a line {"session_id": ..., "user_id": ..., "messages": [...]}, or a run of a tau-bench file.
+    A recording is a line {"session_id": ..., "user_id": ..., "task_id": ..., "reward": ..., "messages": [...]}, or a
+    run of a tau-bench file. Runs become sessions and episodes, messages history, tools skills, and what tools answer
+    entities and facts.
     """
     runs, err = read(recordings), screen.console(sys.stderr)
     plan = Plan(workers, agents, kill, seed)
@@ -92,11 +94,12 @@ def demo() -> None:
     people = len({run.user_id for run in runs})
     out.print(
         f"{len(runs)} recorded conversations of {people} people, played again by {plan.workers} worker processes\n"
-        "that share one memory. Each message is saved, counted and flagged, and what one\n"
-        "person's conversations share is updated by all of them. Half-way through, one\n"
-        "worker is killed; the others and its successor go on with what it was doing.\n"
+        "that share one memory. Each message is saved, counted and flagged, is a turn of a\n"
+        "history, and teaches facts, entities and the use of skills; what one person's\n"
+        "conversations share is updated by all of them. Half-way through, one worker is\n"
+        "killed; the others and its successor go on with what it was doing.\n"
     )
-    with Site("embedded://") as site, Replay(site, runs, plan, prefix="redismem", keep=True) as played:
+    with Site("embedded://") as site, Replay(site, runs, plan, prefix="redismem") as played:
         with screen.ProgressBar(out) as bar:
             played.play(bar)
         verdict = played.check()

@@ -21,6 +21,7 @@ from redismem.coordination.holders import Holder
 from redismem.ops.api import Entry, SessionContent
 from redismem.ops.doctor import Finding, Status
 from redismem.ops.replay.job import Outcome, Watcher
+from redismem.ops.replay.verdict import Tally
 from redismem.stores.sessions import SessionInfo
 
 _MOST_DISCREPANCIES: Final = 20
@@ -92,6 +93,17 @@ def print_outcome(out: Console, outcome: Outcome) -> None:
         ("killed", f"{outcome.killed}", ""),
     ):
         table.add_row(name, Text(value, style))
+    out.print(table)
+    _print_memories(out, outcome.memories)
+
+
+def _print_memories(out: Console, memories: Mapping[str, Tally]) -> None:
+    table = _table("", "expected", "found")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, (expected, found) in memories.items():
+        table.add_row(name, f"{expected:,}", Text(f"{found:,}", "green" if found == expected else "bold red"))
+    out.print()
     out.print(table)
 
 

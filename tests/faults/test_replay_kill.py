@@ -28,6 +28,18 @@ from redismem.ops.replay.verdict import Verdict
 from tests.servers import REAL, Server
 
 WITHIN = 20.0
+KNOWN = {
+    "episodes": 12,
+    "successes": 11,
+    "skills": 30,
+    "uses": 41,
+    "uses that went well": 40,
+    "facts": 19,
+    "entities": 7,
+    "attributes": 58,
+    "turns": 166,
+}
+"""What the memories know after the sample."""
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +95,7 @@ def test_killed_workers_lose_nothing(valkey: Server, sample: list[Recording], se
         verdict = replay.check()
     outcome = replay.outcome(verdict)
     assert (verdict, outcome.killed, outcome.workers) == (Verdict(expired=166), 4, 3)
+    assert {name: tally.found for name, tally in outcome.memories.items()} == KNOWN
     assert [event.split()[2:5] for event in diary.events] == [["ended", "with", "SIGKILL"]] * 4
     assert workers() == []
 

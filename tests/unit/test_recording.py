@@ -34,10 +34,10 @@ def written(path: Path, *documents: Any) -> Path:
 
 
 def test_json_lines(tmp_path: Path) -> None:
-    path = written(tmp_path / "runs.jsonl", line(), line(session_id="s2", user_id=None))
+    path = written(tmp_path / "runs.jsonl", line(), line(session_id="s2", user_id=None, task_id="t", reward=1))
     assert read([path]) == [
         Recording("s1", "u1", [HELLO, CALL, ANSWER]),
-        Recording("s2", None, [HELLO, CALL, ANSWER]),
+        Recording("s2", None, [HELLO, CALL, ANSWER], "t", 1.0),
     ]
 
 
@@ -47,6 +47,7 @@ def test_a_user_may_be_left_out_and_lines_may_be_blank(tmp_path: Path) -> None:
     (recording,) = read([path])
     assert recording.user_id is None
     assert recording.user_session_id is None
+    assert recording.owner == "s"
 
 
 def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_tau_bench(tmp_path: Path, indent: int | None) -> None:
     path = tmp_path / "runs.json"
     path.write_text(json.dumps([tau(), tau(trial=3)], indent=indent), "utf-8")
     first, second = read([path])
-    assert first == Recording("task-7-trial-2", "u1", [HELLO, CALL, ANSWER])
+    assert first == Recording("task-7-trial-2", "u1", [HELLO, CALL, ANSWER], "task-7", 0.0)
     assert second.session_id == "task-7-trial-3"
     assert second.user_session_id == "user-u1"
 
@@ -100,7 +101,16 @@ def test_the_sample_is_worth_a_demo() -> None:
         ([line(user_id=7)], "line 1", "user_id: "),
         ([line(messages=[HELLO, {"content": "?"}])], "line 1", "messages.1.role: "),
         ([line(messages=[CALL | {"tool_calls": [{"id": "c"}]}])], "line 1", "messages.0.tool_calls.0.function: "),
-        ([line(messages=[HELLO | {"role": "r" * 600}])], "line 1", "512 bytes"),
+        ([line(messages=[HELLO | {"role": "r" * 101}])], "line 1", "messages.0.role: "),
+        ([line(messages=[HELLO | {"role": ""}])], "line 1", "messages.0.role: "),
+        (
+            [line(messages=[CALL | {"tool_calls": [{"id": "c", "function": {"name": "n" * 600}}]}])],
+            "line 1",
+            "512 bytes",
+        ),
+        ([line(reward="1")], "line 1", "reward: "),
+        ([line(task_id=7)], "line 1", "task_id: "),
+        ([[tau(reward=True)]], "line 1", "reward: "),
         ([line(), line()], "line 2", "'s1' was there before"),
         ([[tau(), tau(trial=3, traj=[])]], "line 1", "traj: "),
         ([[tau(info={})]], "line 1", "info.task: "),
@@ -126,6 +136,7 @@ def test_runs_that_are_none(tmp_path: Path, documents: list[Any], where: str, co
         ("[{},", "line 1"),
         ("[\n\n{\n oops}]", "line 4"),
         ('{"session_id": NaN}', "line 1"),
+        ('{"session_id": "s", "messages": [{"role": "user"}], "reward": 1e999}', "line 1"),
         ('{"session_id": "s", "messages": [{"role": "\\ud800"}]}', "line 1"),
         ('{"session_id": "s", "messages": [{"role": "user", "n": %s}]}' % ("9" * 5_000), "line 1"),
         ("[" * 100_000, "line 1"),

@@ -14,12 +14,15 @@ the run's                ``presence``    one key for each message, which expires
                                          ``messages:<session_id>``, by `increment`
 =======================  ==============  =========================================================================
 
+and in the memories, what each message teaches (`redismem.ops.replay.lesson`): a turn in the user's history, in a
+conversation named after the run; a use of a skill; the user's entities, which all of the user's runs find out about at
+the same time; facts. In the end the run itself becomes an episode.
+
 Why the counts are exact
     An agent does all that a message asks for, then moves ``position`` from i to i + 1 with `compare_and_set`. So when
     it dies, everything before message i is done, nothing after it is begun, and of message i itself each part is done
-    or not. Its successor does message i again. Saves and the merge into ``progress`` (the larger number wins) may be
-    done twice. A counter may not, but only the run's own agent ever writes it, so its value tells: it is what the
-    messages before i add up to, or it has message i in it already and is left alone.
+    or not. Its successor does message i again. The merge into ``progress`` (the larger number wins) may be done twice.
+    All else is one batch, step i + 1 of the job that the run is: what was applied of it is not applied again.
 
     This holds if nobody writes for the run any more when the successor begins to read. A dead process' last bytes may
     still wait in the server's socket, so the run is not handed on before the server has closed the dead process'
@@ -31,13 +34,17 @@ Why the counts are exact
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from redismem.batch import AsyncBatch
 from redismem.errors import Conflict
 from redismem.memory import AsyncMemory
+from redismem.op import Handle
+from redismem.ops.replay.lesson import Lesson, episode, lessons, skills
 from redismem.ops.replay.meter import Meter
 from redismem.ops.replay.recording import Message, Recording, called_tools
+from redismem.ops.replay.travel import Travel
 from redismem.stores.sessions import MISSING
 
 PRESENCE_TTL: Final = 0.3
@@ -79,74 +86,76 @@ class Agent:
         self._memory = memory
         self._sessions = memory.sessions
         self._recording = recording
+        self._lessons = list(lessons(recording))
         self._id = recording.session_id
         self._time = meter.time
         self._meter = meter
         self._think = think
-        self._counted: Counter[Place] = Counter()
         self._open_calls: list[str] = []
 
     async def replay(self) -> None:
         """Do all messages that are not done yet. Raises `LinkError`, or `Conflict`; a successor may then go on."""
         position: int = await self._time(self._sessions.load(self._id, "flags", "position", 0))
         for message in self._recording.messages[:position]:
-            self._counted += counts(self._recording, message)
             self._open_calls = open_calls(self._open_calls, message)
         for index in range(position, len(self._recording.messages)):
             await asyncio.sleep(self._think)
-            await self._do(index, begun=index == position)
+            await self._do(index)
             self._meter.messages += 1
-        await self._time(self._sessions.save(self._id, "flags", "status", "done", FLAGS_TTL))
+        await self._together(self._close)
 
-    async def _do(self, index: int, *, begun: bool) -> None:
-        """All that one message asks for; `begun` if a predecessor may have done parts of it."""
-        message = self._recording.messages[index]
+    async def _do(self, index: int) -> None:
+        """All that one message asks for."""
         if index == 0:
-            await self._open()
-        await self._time(self._sessions.save(self._id, "messages", message_key(index), message))
-        await self._count(index, begun=begun)
-        await self._flag_open_calls(message, begun=begun)
+            await self._together(self._open)
+        began = time.monotonic()
+        results = await self._together(lambda batch: self._take_in(batch, index), step=index + 1)
+        self._meter.torn += sum(result is False for result in results)
+        left = await self._time(self._sessions.ttl(self._id, "presence", message_key(index)))
+        self._meter.lost += left is None and time.monotonic() - began < PRESENCE_TTL
         if self._recording.user_session_id is not None:
             await self._share_progress(self._recording.user_session_id, index + 1)
         await self._commit(index)
 
-    async def _open(self) -> None:
-        flags: dict[str, Any] = {"status": "open", "awaiting_tool": []}
-        owner = self._recording.user_id
-        await self._time(self._sessions.save_many(self._id, "flags", flags, FLAGS_TTL, user_id=owner))
+    async def _together(self, calls: Callable[[AsyncBatch], Iterable[Handle[Any]]], step: int = 0) -> list[Any]:
+        """The results of many calls, made as one batch; with `step`, as this step of the run."""
+        with self._meter.timing():
+            async with self._memory.batch(self._id if step else None, step) as batch:
+                handles = list(calls(batch))
+        self._meter.operations += len(handles) - 1
+        return [handle.result() for handle in handles]
 
-    async def _count(self, index: int, *, begun: bool) -> None:
-        """Raise the counters that need it, and show for a moment that the agent is at this message: one batch."""
-        due = counts(self._recording, self._recording.messages[index])
-        after = self._counted + due
-        if begun:
-            held = await self._held(due)
-            due = Counter({place: by for place, by in due.items() if held[place] != after[place]})
-        began = time.monotonic()
-        with self._meter.timing(len(due) + 1):
-            async with self._memory.batch() as batch:
-                calls = [batch.sessions.increment(*place, by) for place, by in due.items()]
-                shown = batch.sessions.save(self._id, "presence", message_key(index), index, PRESENCE_TTL)
-        for call in calls:
-            call.result()
-        shown.result()
-        self._counted = after
-        left = await self._time(self._sessions.ttl(self._id, "presence", message_key(index)))
-        if left is None and time.monotonic() - began < PRESENCE_TTL:
-            self._meter.lost += 1
+    def _open(self, batch: AsyncBatch) -> Iterator[Handle[Any]]:
+        yield batch.sessions.save(self._id, "flags", "status", "open", FLAGS_TTL, user_id=self._recording.user_id)
+        for skill in skills(self._recording):
+            yield batch.skills.add(skill)
 
-    async def _held(self, places: Iterable[Place]) -> dict[Place, int]:
-        """The counters as a predecessor left them."""
-        async with self._memory.batch() as batch:
-            held = {place: batch.sessions.load(*place, 0) for place in places}
-        return {place: handle.result() for place, handle in held.items()}
-
-    async def _flag_open_calls(self, message: Message, *, begun: bool) -> None:
-        before, after = self._open_calls, open_calls(self._open_calls, message)
+    def _take_in(self, batch: AsyncBatch, index: int) -> Iterator[Handle[Any]]:
+        """What a message says is stored and counted, and which calls are open now; nothing of it may be refused."""
+        message, sessions = self._recording.messages[index], batch.sessions
+        yield sessions.save(self._id, "messages", message_key(index), message)
+        yield sessions.save(self._id, "presence", message_key(index), index, PRESENCE_TTL)
+        for place, by in counts(self._recording, message).items():
+            yield sessions.increment(*place, by)
+        yield from self._learn(batch, self._lessons[index])
+        before, after = self._open_calls if index else MISSING, open_calls(self._open_calls, message)
         if after != before:
-            swap = self._sessions.compare_and_set(self._id, "flags", "awaiting_tool", before, after, FLAGS_TTL)
-            self._meter.torn += not (await self._time(swap) or begun)
+            yield sessions.compare_and_set(self._id, "flags", "awaiting_tool", before, after, FLAGS_TTL)
         self._open_calls = after
+
+    def _learn(self, batch: AsyncBatch, lesson: Lesson) -> Iterator[Handle[Any]]:
+        owner = self._recording.owner
+        yield batch.history.extend(owner, [lesson.turn], conversation=self._id)
+        if lesson.use is not None:
+            yield batch.skills.use(lesson.use.tool, success=lesson.use.success)
+        if not lesson.travel.is_empty:
+            yield batch.entities.of(Travel).merge(owner, lesson.travel)
+        if lesson.facts:
+            yield batch.semantics.add_many(lesson.facts)
+
+    def _close(self, batch: AsyncBatch) -> Iterator[Handle[Any]]:
+        yield batch.sessions.save(self._id, "flags", "status", "done", FLAGS_TTL)
+        yield batch.episodes.add(episode(self._recording))
 
     async def _share_progress(self, user_session_id: str, done: int) -> None:
         def merged(progress: dict[str, int]) -> dict[str, int]:

@@ -18,10 +18,11 @@ from typing import Final, Self
 from redismem.errors import LinkError, RedisMemError
 from redismem.memory import Memory
 from redismem.ops.replay.agent import PRESENCE_TTL
+from redismem.ops.replay.check import check
 from redismem.ops.replay.crew import Crew, Worker
 from redismem.ops.replay.recording import Recording
 from redismem.ops.replay.site import Site
-from redismem.ops.replay.verdict import SESSIONS_AT_ONCE, Verdict, check, expected
+from redismem.ops.replay.verdict import Tally, Verdict
 
 _MOST_FAILURES: Final = 3
 
@@ -42,6 +43,8 @@ class Outcome:
     expired: int
     workers: int
     killed: int
+    memories: dict[str, Tally]
+    """Of each kind of memory, how much there must be, and how much there is as it must be."""
 
     @property
     def ok(self) -> bool:
@@ -77,7 +80,7 @@ class Watcher:
 class Replay:
     """One replay. Leaving its `with` block ends what still runs, and forgets the keys unless they are to be kept.
 
-    `prefix`: of the keys; None: a fresh one below that of the settings, so replays do not meet.
+    `prefix`: of the keys, which are then kept; None: a fresh one below that of the settings, so replays do not meet.
     """
 
     def __init__(
@@ -90,11 +93,11 @@ class Replay:
         keep: bool = False,
     ) -> None:
         self.prefix = prefix or f"{site.prefix}:replay-{secrets.token_hex(4)}"
-        # it ends the sessions, and what the server then still remembers of their operations should go soon
-        self.memory = Memory(site.url("redismem-replay"), prefix=self.prefix, operation_memory=0.5)
+        self.memory = Memory(site.url("redismem-replay"), prefix=self.prefix)
+        self._site = site
         self._recordings = recordings
         self._plan = plan
-        self._keep = keep
+        self._keep = keep or prefix is not None
         self._watcher = Watcher()
         self._crew = Crew(site, self.prefix, plan.think)
         self._waiting = deque(recordings)
@@ -113,7 +116,7 @@ class Replay:
         with self.memory, suppress(LinkError) if kind else nullcontext():
             self._crew.disband(at_once=True)
             if not self._keep:
-                self._forget()
+                self._site.forget(self.prefix)
 
     def play(self, watcher: Watcher) -> None:
         """Replay everything. Raises `LinkError`, and `RedisMemError` when workers keep failing."""
@@ -136,7 +139,7 @@ class Replay:
         time.sleep(PRESENCE_TTL)
         verdict, meter = check(self.memory, self._recordings), self._crew.meter()
         verdict.lose("short-lived keys", "had gone before their time", meter.lost)
-        verdict.tear("flags", "were not as their own agent had left them", meter.torn)
+        verdict.tear("calls", "were refused that had to succeed", meter.torn)
         return verdict
 
     def outcome(self, verdict: Verdict) -> Outcome:
@@ -155,6 +158,7 @@ class Replay:
             expired=verdict.expired,
             workers=self._plan.workers,
             killed=self._killed,
+            memories=verdict.memories,
         )
 
     def _hear(self, worker: Worker) -> None:
@@ -195,11 +199,3 @@ class Replay:
             f"worker {dead.number} ended with {end} after {dead.meter.messages} messages; "
             f"its {len(dead.runs)} runs go on, and worker {successor.number} takes its place"
         )
-
-    def _forget(self) -> None:
-        ids = list(expected(self._recordings))
-        for start in range(0, len(ids), SESSIONS_AT_ONCE):
-            with self.memory.batch() as batch:
-                ends = [batch.sessions.end(id_) for id_ in ids[start : start + SESSIONS_AT_ONCE]]
-            for end in ends:
-                end.result()

@@ -48,7 +48,7 @@ class Meter:
     lost: int = 0
     """Short-lived keys that had gone before their time."""
     torn: int = 0
-    """Flags that were not as the run's agent had left them."""
+    """Calls that were refused and had to succeed."""
     latencies: Latencies = field(default_factory=Latencies)
 
     @contextmanager

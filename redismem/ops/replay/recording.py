@@ -2,8 +2,11 @@
 
 Two kinds of file, told apart by their content:
 
-- JSON lines of ``{"session_id", "user_id", "messages"}``; ``user_id`` may be missing or null;
-- a tau-bench file: one JSON array of ``{"task_id", "trial", "info": {"task": {"user_id"}}, "traj"}``.
+- JSON lines of ``{"session_id", "user_id", "task_id", "reward", "messages"}``; all but the session and the messages may
+  be missing or null;
+- a tau-bench file: one JSON array of ``{"task_id", "trial", "reward", "info": {"task": {"user_id"}}, "traj"}``.
+
+A ``reward`` of 1 says that the run did what it was to do.
 
 Messages are those of OpenAI's chat API: each has a ``role``, and may have ``tool_calls`` or a ``tool_call_id``.
 Whatever is malformed, or could not be stored, is a `ConfigError` that names the file and the line.
@@ -34,6 +37,13 @@ class Recording:
     session_id: str
     user_id: str | None
     messages: Sequence[Message]
+    task_id: str | None = None
+    reward: float | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose memories tell of the run: the user's, or those of nobody but itself."""
+        return self.session_id if self.user_id is None else self.user_id
 
     @property
     def user_session_id(self) -> str | None:
@@ -59,6 +69,9 @@ def called_tools(message: Message) -> list[str]:
     return [call["function"]["name"] for call in message.get("tool_calls") or ()]
 
 
+Reward = Annotated[float | None, Field(allow_inf_nan=False)]
+
+
 class _Function(BaseModel):
     name: str
 
@@ -69,7 +82,7 @@ class _Call(BaseModel):
 
 
 class _Message(BaseModel):
-    role: str
+    role: Annotated[str, Field(min_length=1, max_length=100)]
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
 
@@ -77,6 +90,8 @@ class _Message(BaseModel):
 class _Line(BaseModel):
     session_id: str
     user_id: str | None = None
+    task_id: str | None = None
+    reward: Reward = None
     messages: Annotated[list[_Message], Field(min_length=1)]
 
 
@@ -91,6 +106,7 @@ class _Info(BaseModel):
 class _TauBenchRun(BaseModel):
     task_id: int
     trial: int
+    reward: Reward = None
     info: _Info
     traj: Annotated[list[_Message], Field(min_length=1)]
 
@@ -174,13 +190,14 @@ def _past_blank(text: str, position: int) -> int:
 
 def _from_line(run: Any) -> Recording:
     checked = _Line.model_validate(run, strict=True)
-    return Recording(checked.session_id, checked.user_id, run["messages"])
+    return Recording(checked.session_id, checked.user_id, run["messages"], checked.task_id, checked.reward)
 
 
 def _from_tau_bench(run: Any) -> Recording:
     checked = _TauBenchRun.model_validate(run, strict=True)
-    session_id = f"task-{checked.task_id}-trial-{checked.trial}"
-    return Recording(session_id, checked.info.task.user_id, run["traj"])
+    task_id = f"task-{checked.task_id}"
+    session_id = f"{task_id}-trial-{checked.trial}"
+    return Recording(session_id, checked.info.task.user_id, run["traj"], task_id, checked.reward)
 
 
 def _refuse_unstorable(recording: Recording) -> None:

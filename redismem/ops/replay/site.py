@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from redismem.config import Settings
 from redismem.errors import ConfigError, Timeout
+from redismem.keys import escape_glob
 from redismem.link.cluster import blocking_link
 from redismem.memory import endpoint, patience
 from redismem.op import run
@@ -62,6 +63,17 @@ class Site:
             if time.monotonic() > deadline:
                 raise Timeout(f"{self.name}: the connections of the dead worker {client_name} do not end")
             time.sleep(_PAUSE)
+
+    def forget(self, prefix: str) -> None:
+        """Delete every key that begins with this prefix. Raises `LinkError`."""
+        run(self._forget(f"{escape_glob(prefix)}:*"))
+
+    async def _forget(self, pattern: str) -> None:
+        for shard in await self._link.shards():
+            cursor = b""
+            while cursor != b"0":
+                cursor, names = await shard.execute("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", 1000)
+                await shard.pipeline([("UNLINK", name) for name in names])
 
     def type_of(self, key: str) -> str:
         """What the server says that a key is, such as ``hash``."""

@@ -19,6 +19,8 @@ from redismem.ops.replay.meter import Meter
 from redismem.ops.replay.recording import Recording
 
 _REPORT_INTERVAL: Final = 0.02
+_OPERATION_MEMORY: Final = 600.0
+"""For how many seconds what a worker did must not be done again by its successor."""
 _UPDATE_ATTEMPTS: Final = 10_000
 """However many runs of one user there are at a time, each gets its turn in the end."""
 
@@ -64,7 +66,9 @@ class _Worker:
     def __init__(self, pipe: "Connection[Any, Any]", job: Job) -> None:
         self._pipe = pipe
         self._job = job
-        self._memory = AsyncMemory(job.url, prefix=job.prefix, update_attempts=_UPDATE_ATTEMPTS)
+        self._memory = AsyncMemory(
+            job.url, prefix=job.prefix, update_attempts=_UPDATE_ATTEMPTS, operation_memory=_OPERATION_MEMORY
+        )
         self._meter = Meter()
 
     async def run(self) -> None:
