@@ -7,7 +7,6 @@ together, and those that were searched longest ago go first. A forked child begi
 """
 
 import heapq
-import itertools
 import math
 import os
 import threading
@@ -19,12 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, Protocol
 
+from redismem.errors import Conflict
 from redismem.search.document import Document, Hit, Query
 from redismem.search.index import Index
 from redismem.search.ranking import Weights
 from redismem.stores.collection import Changes, Position, Stored
 
+_SCOPE: Final = 300
+_LOOK: Final = 64
 _PAGE: Final = 1000
+_MOST_LOADS: Final = 10
 _AT_ONCE: Final = 2000
 _PAUSE: Final = 0.005
 
@@ -66,32 +69,48 @@ class Replica:
         self._loads = False
         self._index = Index(weights)
         self._stored: dict[str, Stored] = {}
-        self._ends: list[tuple[float, int, Stored]] = []
-        self._count = itertools.count()
+        self._ends: list[tuple[float, str]] = []
+        self._until: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._stored)
 
     def search(self, query: Query) -> list[tuple[Stored, Hit]]:
         """The best documents, as they are stored, and how well they answer."""
-        self._reap()
-        return [(stored, hit) for hit in self._index.search(query) if (stored := self._stored.get(hit.id)) is not None]
+        with self._lock:  # else another thread might change a document between its index and itself
+            self._reap()
+            return [(self._stored[hit.id], hit) for hit in self._index.search(query)]
 
     async def sync(self, source: Source) -> None:
-        """See to it that every change from before this call is here."""
+        """See to it that every change from before this call is here. Raises `Conflict` if there are too many."""
+        loads = seen = 0
         while True:
             if (position := self.position) is None:
+                if (loads := loads + 1) > _MOST_LOADS:
+                    raise Conflict(
+                        f"scope {self.scope!r} changes faster than it can be read: raise the setting change_log"
+                    )
                 await self._load(source)
+                seen = 0
                 continue
+            asked = self._clock()
             changes = await source.changes(self.scope, position, _AT_ONCE, len(self))
             with self._lock:
                 if self.position == position:  # else somebody else has asked meanwhile, and may know more
-                    if changes is not None:
-                        self._apply(source, changes.documents)
-                    self.position = None if changes is None else changes.number
-                is_here = changes is not None and self.position is not None and self.position >= changes.number
-                if changes is not None and is_here and not changes.more:
+                    self._follow(source, changes, asked)
+                if changes is not None and not changes.more and self._reaches(changes.number):
                     return
+                seen += 0 if changes is None else len(changes.documents)
+                if seen > len(self) + _AT_ONCE:
+                    self.position = None  # reading all of it is less
+
+    def _reaches(self, change: int) -> bool:
+        return self.position is not None and self.position >= change
+
+    def _follow(self, source: Source, changes: Changes | None, asked: float) -> None:
+        if changes is not None:
+            self._index.apply(*self._take(source, changes.documents, asked))
+        self.position = None if changes is None else changes.number
 
     async def _load(self, source: Source) -> None:
         """Read everything. Who comes second waits for the first."""
@@ -102,33 +121,42 @@ class Replica:
                 await source.pause(_PAUSE)
             return
         try:
-            position = await source.position(self.scope)
             fresh = Replica(self.scope, self._weights, self._clock)
-            pages = source.pages(self.scope, _PAGE, timed=position.timed, embedded=position.embedded)
-            with ThreadPoolExecutor(1) as indexing:  # one page is indexed while the next one is read
-                indexed: Future[None] | None = None
-                async for page in pages:
-                    taken = fresh._take(source, page)
-                    if indexed is not None:
-                        indexed.result()
-                    indexed = indexing.submit(fresh._index.apply, *taken)
-            if indexed is not None:
-                indexed.result()
+            await fresh._read(source)
             with self._lock:
-                self._index, self._stored = fresh._index, fresh._stored
-                self._ends, self._count = fresh._ends, fresh._count
-                self.position = position.change
+                self._index, self._stored, self.position = fresh._index, fresh._stored, fresh.position
+                self._ends, self._until = fresh._ends, fresh._until
         finally:
             self._loads = False
 
-    def _apply(self, source: Source, documents: Sequence[Stored]) -> None:
-        self._index.apply(*self._take(source, documents))
+    async def _read(self, source: Source) -> None:
+        """Read everything, and what changes meanwhile: the log may not reach back as far as the beginning, at the end.
 
-    def _take(self, source: Source, documents: Sequence[Stored]) -> tuple[list[Document], list[str]]:
-        """Keep documents; what the index is to be told of them."""
-        now, upserts, gone = self._clock(), list[Document](), list[str]()
+        One page is indexed while the next one is read.
+        """
+        began = await source.position(self.scope)
+        position = began.change
+        with ThreadPoolExecutor(1) as indexing:
+            indexed: Future[None] = indexing.submit(self._index.apply, [], [])
+            asked = self._clock()
+            async for page in source.pages(self.scope, _PAGE, timed=began.timed, embedded=began.embedded):
+                changes = await source.changes(self.scope, position, _AT_ONCE, 0)
+                if changes is None:
+                    return
+                for documents in (page, changes.documents):
+                    taken = self._take(source, documents, asked)
+                    indexed.result()
+                    indexed = indexing.submit(self._index.apply, *taken)
+                position, asked = changes.number, self._clock()
+            indexed.result()
+        self.position = position
+
+    def _take(self, source: Source, documents: Sequence[Stored], asked: float) -> tuple[list[Document], list[str]]:
+        """Keep documents; what the index is to be told of them. `asked`: from when on they live as long as they do."""
+        upserts, gone = list[Document](), list[str]()
         for stored in documents:
             document = None if stored.data is None else source.indexed(stored)
+            self._until.pop(stored.id, None)
             if document is None:
                 gone.append(stored.id)
                 self._stored.pop(stored.id, None)
@@ -137,30 +165,33 @@ class Replica:
             kept = stored if stored.embedding is None else replace(stored, embedding=None)  # the index has that
             self._stored[stored.id] = kept
             if stored.left < math.inf:
-                heapq.heappush(self._ends, (now + stored.left, next(self._count), kept))
+                self._until[stored.id] = asked + stored.left
+                heapq.heappush(self._ends, (asked + stored.left, stored.id))
+        if len(self._ends) > 2 * len(self._until) + _PAGE:  # most of it is about documents that were replaced
+            self._ends = sorted((end, id_) for id_, end in self._until.items())
         return upserts, gone
 
     def _reap(self) -> None:
-        """Documents that have expired are not found any more."""
-        with self._lock:
-            now, over = self._clock(), list[str]()
-            while self._ends and self._ends[0][0] <= now:
-                stored = heapq.heappop(self._ends)[-1]
-                if self._stored.get(stored.id) is stored:  # else it was replaced since
-                    over.append(stored.id)
-                    del self._stored[stored.id]
-            if over:
-                self._index.apply([], over)
+        """Documents that have expired are not found any more. The lock is held."""
+        now, over = self._clock(), list[str]()
+        while self._ends and self._ends[0][0] <= now:
+            end, id_ = heapq.heappop(self._ends)
+            if self._until.get(id_) == end:  # else it was replaced since
+                over.append(id_)
+                del self._stored[id_], self._until[id_]
+        if over:
+            self._index.apply([], over)
 
 
 class Replicas:
-    """The replicas of one kind, of at most `most` documents in all."""
+    """The replicas of one kind, of at most `most` documents in all; one counts as `_SCOPE` documents by itself."""
 
     def __init__(self, most: int, weights: Weights | None) -> None:
         self._most = most
         self._weights = weights
         self._lock = threading.Lock()
         self._of: OrderedDict[str, Replica] = OrderedDict()
+        self._calls = 0
         _replicas.add(self)
 
     def restart(self) -> None:
@@ -174,9 +205,15 @@ class Replicas:
             if (replica := self._of.get(scope)) is None:  # an index that nobody needs is a millisecond
                 replica = self._of[scope] = Replica(scope, self._weights)
             self._of.move_to_end(scope)
-            while len(self._of) > 1 and sum(map(len, self._of.values())) > self._most:
-                self._of.popitem(last=False)
+            self._calls += 1
+            if self._calls % _LOOK == 0 or len(self._of) * _SCOPE > self._most:
+                self._make_room()
             return replica
+
+    def _make_room(self) -> None:
+        documents = sum(map(len, self._of.values()))
+        while len(self._of) > 1 and documents + len(self._of) * _SCOPE > self._most:
+            documents -= len(self._of.popitem(last=False)[1])
 
 
 _replicas: weakref.WeakSet[Replicas] = weakref.WeakSet()

@@ -731,7 +731,7 @@ class SessionOperations(Store):
         if not once:
             return await call(self._link, keys, (*guard.arguments(IDEMPOTENT), *arguments), durable=receipt)
         while True:
-            with self._shared.operations.one() as operation:
+            with self._shared.operations.one(call.name) as operation:
                 reply = await call(self._link, keys, (*guard.arguments(operation), *arguments), durable=receipt)
             if reply != [b"AGAIN"]:  # refused, and nobody heard why
                 return reply
