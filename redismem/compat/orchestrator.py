@@ -9,6 +9,10 @@ tuple                      key               value
 any                        any               anything else: a value of the session of that name
 =========================  ================  ==========================================================================
 
+Of a user there may be both. `aget` gives the value under that key, if what was put there last was one, else the memory,
+under whatever key it was put. So a value hides the memory under its own key alone, and until a memory is put there. An
+empty mapping is a memory of nothing: an extraction that found nothing changes nothing.
+
 Values are stored as plain data (`redismem.stores.plain`), and given back as that; memories as the model.
 """
 
@@ -74,7 +78,7 @@ class AsyncStoreAdapter:
                 return await self.memory.sessions.load(_session(namespace), _NAMESPACE, key)
 
     async def aput(self, namespace: tuple[str, ...], key: str, value: Any) -> None:
-        """Store a value; what was found out about a user is merged into what is known.
+        """Store a value; what was found out about a user is merged into what is known. One round trip, of a memory two.
 
         A memory is one of the model, a mapping with nothing but its lists, or an object that has some of them. Raises
         `EncodeError`, pydantic's `ValidationError`, `LinkError`.
@@ -83,7 +87,9 @@ class AsyncStoreAdapter:
             case ("threads", thread_id) if key == f"state_{thread_id}":
                 await self.memory.threads.put(thread_id, value)
             case ("memory", user_id) if self._is_memory(value):
-                await self._entities.merge(user_id, self._model.model_validate(value, from_attributes=True))
+                found = self._model.model_validate(value, from_attributes=True)
+                await self._entities.merge(user_id, found)
+                await self.memory.sessions.delete(_session(namespace), _NAMESPACE, key)
             case _:
                 await self.memory.sessions.save(_session(namespace), _NAMESPACE, key, plain(value))
 

@@ -10,8 +10,8 @@ Contract
 
 Round trips
     `merge` and `load`: one each, however many entities; in a cluster `merge` takes two, for it first tells the index,
-    which is on other servers. A merge is one script, atomic over the whole extraction. `find_users` asks the index,
-    then whoever may know the entity.
+    which is on other servers. A merge is one script, atomic over the whole extraction; `repair` reads, then mends in
+    another. `find_users` asks the index, then whoever may know the entity.
 
 Errors
     Those of `redismem.stores.record`. A damaged record never hides its neighbours: `load` leaves it out and logs it,
@@ -23,14 +23,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, Final, Generic, TypeVar, get_args
+from functools import partial
+from itertools import chain
+from types import NoneType
+from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel
 
 from redismem.durability import Durability
 from redismem.errors import DecodeError, LimitExceeded, LinkError, SchemaError, WrongType
-from redismem.link.base import Argument, Command
+from redismem.link.base import Argument
 from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
@@ -45,6 +47,12 @@ S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T", bound=BaseModel)
 
 _ALIKE: Final = 0.85
+_NEIGHBOURS: Final = 10
+"""With how many of those that come next in an order a name is compared."""
+_WORDS: Final = 4
+"""From how many of its words on a name is looked at."""
+_JOINING: Final = {"sum": "sum", "keep-first": "first", "fill-missing": "first"}
+_LISTS: Final[tuple[tuple[object, tuple[object, ...]], ...]] = ((list, ()), (Sequence, ()), (tuple, (...,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +99,10 @@ class Kind:
         return shape(self.model)
 
     @property
-    def sums(self) -> list[str]:
-        """The attributes that are sums."""
-        return [name for name, attribute in self.shape.attributes.items() if attribute.policy.name == "sum"]
+    def joining(self) -> list[str]:
+        """The attributes that are joined unlike others, each with how: as entity_merge.lua takes it."""
+        policies = ((name, attribute.policy.name) for name, attribute in self.shape.attributes.items())
+        return [word for name, policy in policies if policy in _JOINING for word in (name, _JOINING[policy])]
 
 
 class EntityOperations(Effects, Generic[S]):
@@ -107,7 +116,7 @@ class EntityOperations(Effects, Generic[S]):
     @op
     async def merge(self, user_id: str, found: S, *, durable: Durability | None = None) -> MergeReport:
         """Merge what was found into what is known of a user, all or nothing."""
-        mentions = [(kind, entity) for kind in self._kinds for entity in getattr(found, kind.name)]
+        mentions = [(kind, entity) for kind in self._kinds for entity in getattr(found, kind.name) or ()]
         if not mentions:
             return _report((), ())
         known = [identities(entity) for _, entity in mentions]
@@ -115,7 +124,7 @@ class EntityOperations(Effects, Generic[S]):
         sets = await self._told(user_id, mentions, known, durable)
         arguments: list[Argument] = [user_id, len(sets)]
         for kind in self._kinds:
-            arguments += [kind.shape.version, len(kind.sums), *kind.sums]
+            arguments += [kind.shape.version, len(kind.joining) // 2, *kind.joining]
         for (kind, entity), (by_id, by_key) in zip(mentions, known, strict=True):
             changes = kind.shape.merging(entity, self._codec, skip_none=True)
             arguments += [numbers[kind], by_id, by_key, len(changes)]
@@ -135,22 +144,35 @@ class EntityOperations(Effects, Generic[S]):
 
     @op
     async def find_users(self, entity: BaseModel) -> list[str]:
-        """The ids of the users who know an entity: two round trips."""
-        kind, known = self._kind_of(entity), [identity for identity in identities(entity) if identity]
-        asked = [("SMEMBERS", self._keys.entity_users(kind.name, identity)) for identity in known]
-        replies = _checked(await self._link.pipeline(asked))
-        users = sorted({user.decode() for reply in replies for user in reply})
+        """The ids of the users who know an entity: two round trips.
+
+        With an id, who knows one of its natural key knows it if theirs has no id: a round trip more, where that is so.
+        """
+        kind, (by_id, by_key) = self._kind_of(entity), identities(entity)
+        asked = [("SMEMBERS", self._keys.entity_users(kind.name, one)) for one in (by_id, by_key) if one]
+        users = sorted({user.decode() for reply in _checked(await self._link.pipeline(asked)) for user in reply})
         if not users:
             return []
-        there = [("HMGET", self._keys.entities(user, kind.name), *known) for user in users]
-        answers = _checked(await self._link.pipeline(there))
-        return [user for user, answer in zip(users, answers, strict=True) if any(answer)]
+        there = [("HMGET", self._keys.entities(user, kind.name), by_id, by_key) for user in users]
+        led = {
+            user: led for user, led in zip(users, _checked(await self._link.pipeline(there)), strict=True) if any(led)
+        }
+        doubtful = {user: number for user, (sure, number) in led.items() if by_id and not sure}
+        if not doubtful:
+            return list(led)
+        ids = [("HEXISTS", self._keys.entities(user, kind.name), number + b".@id") for user, number in doubtful.items()]
+        is_another = dict(zip(doubtful, _checked(await self._link.pipeline(ids)), strict=True))
+        return [user for user in led if not is_another.get(user)]
 
     @op
     async def duplicates(self, user_id: str) -> list[tuple[BaseModel, BaseModel]]:
-        """Pairs of entities whose names are so alike that they may be one: somebody should look."""
-        entities, _ = self._read(await self._fields(user_id))
-        return [pair for kind in self._kinds for pair in _alike([one for _, one in entities[kind.name]])]
+        """Pairs of entities whose names are so alike that they may be one: somebody should look.
+
+        Each name is compared with some that begin or end alike, or have a word in common: not all pairs are found
+        where very many names are alike. Tasks go on meanwhile.
+        """
+        fields = await self._fields(user_id)
+        return await self._link.offload(partial(self._duplicates, fields))
 
     @op
     async def validate(self, user_id: str) -> list[Problem]:
@@ -161,29 +183,31 @@ class EntityOperations(Effects, Generic[S]):
 
     @op
     async def repair(self, user_id: str) -> list[Problem]:
-        """Mend what `validate` finds, and return it: what cannot be read goes to quarantine, byte for byte."""
+        """Mend what `validate` finds, and return it: what cannot be read goes to quarantine, byte for byte.
+
+        What others change meanwhile is left as it is.
+        """
         fields = await self._fields(user_id)
         entities, unreadable = self._read(fields)
-        astray = list(self._astray(fields, entities))
-        commands: list[Command] = []
-        for problem in unreadable:
-            commands += self._quarantined(user_id, problem, fields[problem.kind])
-        for kind in self._kinds:
-            commands += self._led_right(user_id, kind, fields[kind.name], entities[kind.name])
-        if commands:
-            await self._link.transaction(commands)
-        return [*unreadable, *astray]
+        steps: list[Argument] = []
+        for number, kind in enumerate(self._kinds, 1):
+            of_kind = fields[kind.name]
+            damaged = [problem.number for problem in unreadable if problem.kind == kind.name]
+            for step, record, pairs in _mending(of_kind, damaged, entities[kind.name]):
+                steps += number, step, record, len(pairs), *chain.from_iterable(pairs)
+        if steps:
+            keys: list[Argument] = [self._keys.user_operations(user_id)]
+            for kind in self._kinds:
+                key = self._keys.entities(user_id, kind.name)
+                keys += key, self._keys.deadlines(key), self._keys.quarantine(user_id, kind.name)
+            await self._effect("entity_repair", keys, steps, None, once=False)
+        return [*unreadable, *self._astray(fields, entities)]
 
     @op
     async def forget(self, user_id: str, *, durable: Durability | None = None) -> int:
         """Forget every entity that a user knows; how many there were."""
-        fields = await self._fields(user_id)
-        keys = self._hashes(user_id)
-        receipt = await self._receipt(durable)
-        await self._link.pipeline([("DEL", key) for key in keys], durable=receipt)
-        if receipt is not None:
-            receipt.check()
-        return sum(len(_records(of_kind)) for of_kind in fields.values())
+        keys = [self._keys.user_operations(user_id), *self._hashes(user_id)]
+        return int((await self._effect("entity_forget", keys, (), durable))[1])
 
     # --- storage ----------------------------------------------------------------------------------------------------
 
@@ -249,8 +273,9 @@ class EntityOperations(Effects, Generic[S]):
             for number, record in sorted(_records(fields[kind.name]).items()):
                 try:
                     snapshot = kind.shape.read(record, self._codec, f"{kind.name}.{number}")
-                    if snapshot is not None:
-                        found.append((str(number), snapshot.record))
+                    if snapshot is None:
+                        raise DecodeError("it has no version", f"{kind.name}.{number}")
+                    found.append((str(number), snapshot.record))
                 except DecodeError as error:
                     problems.append(Problem(kind.name, str(number), str(error)))
         return entities, problems
@@ -260,39 +285,21 @@ class EntityOperations(Effects, Generic[S]):
     ) -> Iterator[Problem]:
         """Identities that lead nowhere, and records to which none leads."""
         for kind in self._kinds:
-            numbers = {str(number) for number in _records(fields[kind.name])}
-            pointers = _pointers(fields[kind.name])
+            numbers, pointers = {str(number) for number in _records(fields[kind.name])}, _pointers(fields[kind.name])
             for identity, number in pointers.items():
                 if number not in numbers:
-                    yield Problem(kind.name, number, f"{identity} leads to a record that is not there")
+                    name = identity.decode(errors="backslashreplace")
+                    yield Problem(kind.name, number, f"{name} leads to a record that is not there")
             for number, entity in entities[kind.name]:
-                if not any(pointers.get(identity) == number for identity in identities(entity) if identity):
+                if not any(pointers.get(one.encode()) == number for one in identities(entity) if one):
                     yield Problem(kind.name, number, "no identity leads to this record")
 
-    def _quarantined(self, user_id: str, problem: Problem, fields: Mapping[bytes, bytes]) -> Iterator[Command]:
-        key, aside = self._keys.entities(user_id, problem.kind), self._keys.quarantine(user_id, problem.kind)
-        prefix = problem.number.encode() + b"."
-        damaged = {field: value for field, value in fields.items() if field.startswith(prefix)}
-        leading = [field for field, number in _pointers(fields).items() if number == problem.number]
-        for field, value in damaged.items():
-            yield "HSET", aside, field, value
-        yield "HDEL", key, *damaged, *leading
-
-    def _led_right(
-        self, user_id: str, kind: Kind, fields: Mapping[bytes, bytes], entities: Sequence[tuple[str, BaseModel]]
-    ) -> Iterator[Command]:
-        key, numbers = self._keys.entities(user_id, kind.name), {str(number) for number in _records(fields)}
-        lost = [identity for identity, number in _pointers(fields).items() if number not in numbers]
-        if lost:
-            yield "HDEL", key, *lost
-        for number, entity in entities:
-            for identity in filter(None, identities(entity)):
-                yield "HSETNX", key, identity, number
+    def _duplicates(self, fields: Mapping[str, Mapping[bytes, bytes]]) -> list[tuple[BaseModel, BaseModel]]:
+        entities, _ = self._read(fields)
+        return [pair for kind in self._kinds for pair in _alike([one for _, one in entities[kind.name]])]
 
     def _outcomes(self, user_id: str, mentions: Sequence[tuple[Kind, Any]], reply: Sequence[Any]) -> list[str]:
-        if reply[0] == b"OK":
-            return [one[1].decode() for one in reply[1:]]
-        if reply[0] == b"AGAIN":
+        if reply[0] in (b"OK", b"AGAIN"):
             return [str(outcome) for outcome in reply[1].decode().split()]
         kind, _ = mentions[int(reply[1]) - 1]
         place = f"{self._keys.entities(user_id, kind.name)}[{reply[2].decode()}]"
@@ -326,15 +333,31 @@ class EntityBatch(EntityOperations[S], BatchedStore):
 
 
 def _kinds_of(model: type[BaseModel]) -> list[Kind]:
-    """The lists of entities of a model. Raises `SchemaError` if there is none."""
-    kinds = [
-        Kind(name, inner[0])
-        for name, info in model.model_fields.items()
-        if (inner := get_args(info.annotation)) and is_entity(inner[0])
-    ]
+    """The lists of entities of a model. Raises `SchemaError` if it has none, or anything else."""
+    by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
+    if not by_name and any(info.validation_alias is not None for info in model.model_fields.values()):
+        raise SchemaError(f"{model.__name__} has an alias: have it accept names too, by populate_by_name")
+    kinds = [Kind(name, _entity_in(model, name, info.annotation)) for name, info in model.model_fields.items()]
     if not kinds:
         raise SchemaError(f"{model.__name__} has no list of entities; see redismem.stores.identity")
     return kinds
+
+
+def _entity_in(model: type[BaseModel], name: str, annotation: Any) -> type[BaseModel]:
+    """The model of the entities in a list, or in one that may be None."""
+    alternatives = [one for one in get_args(annotation) if one is not NoneType]
+    if len(alternatives) == 1 and NoneType in get_args(annotation):
+        annotation = alternatives[0]
+    inner: Any
+    inner, *more = get_args(annotation) or (None,)
+    if (get_origin(annotation), tuple(more)) not in _LISTS or not is_entity(inner):
+        raise SchemaError(f"{model.__name__}.{name} is no list of entities, as all that it has must be")
+    if shape(inner).version > 1:
+        raise SchemaError(
+            f"{inner.__name__} has migrations, which records of entities do not pass through: "
+            "give new attributes new names and defaults, and leave the old ones"
+        )
+    return cast(type[BaseModel], inner)
 
 
 def _records(fields: Mapping[bytes, bytes]) -> dict[int, dict[bytes, bytes]]:
@@ -347,21 +370,56 @@ def _records(fields: Mapping[bytes, bytes]) -> dict[int, dict[bytes, bytes]]:
     return records
 
 
-def _pointers(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+def _pointers(fields: Mapping[bytes, bytes]) -> dict[bytes, str]:
     """Identities, and the numbers to which they lead."""
     return {
-        field.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
+        field: value.decode(errors="backslashreplace")
         for field, value in fields.items()
         if field.startswith((b"id=", b"key="))
     }
 
 
-def _alike(entities: Sequence[BaseModel]) -> Iterator[tuple[BaseModel, BaseModel]]:
-    named = [(identities(entity)[1].removeprefix("key="), entity) for entity in entities]
-    for (one, first), (other, second) in combinations(named, 2):
-        matcher = difflib.SequenceMatcher(None, one, other)
-        if one and other and matcher.quick_ratio() >= _ALIKE and matcher.ratio() >= _ALIKE:
-            yield first, second
+def _mending(
+    fields: Mapping[bytes, bytes], damaged: Iterable[str], entities: Iterable[tuple[str, BaseModel]]
+) -> Iterator[tuple[str, str, list[tuple[Argument, Argument]]]]:
+    """The steps of entity_repair.lua for one kind: what, the number of a record, and pairs."""
+    records, pointers, gone = _records(fields), _pointers(fields), set(damaged)
+    whole = {str(number) for number in records} - gone
+    for number in gone:
+        yield "aside", number, [(f"{number}.".encode() + name, data) for name, data in records[int(number)].items()]
+    stray = {identity: number for identity, number in pointers.items() if number not in whole}
+    for identity, number in stray.items():
+        yield "stray", number, [(identity, "")]
+    for number, entity in entities:
+        missing = [one for one in identities(entity) if one and pointers.get(one.encode()) not in whole]
+        if missing:
+            yield "lead", number, [(identity, records[int(number)][b"@created"]) for identity in missing]
+
+
+def _alike(entities: Sequence[BaseModel]) -> list[tuple[BaseModel, BaseModel]]:
+    """Pairs of those that come close to each other in some order of their names, and are alike."""
+    names = [identities(entity)[1].removeprefix("key=") for entity in entities]
+    candidates: set[tuple[int, int]] = set()
+    for order in (_from_each_word(names), sorted((name[::-1], place) for place, name in enumerate(names) if name)):
+        for at, (_, place) in enumerate(order):
+            near = (other for _, other in order[at + 1 : at + 1 + _NEIGHBOURS] if other != place)
+            candidates.update((min(place, other), max(place, other)) for other in near)
+    return [
+        (entities[one], entities[other]) for one, other in sorted(candidates) if _is_alike(names[one], names[other])
+    ]
+
+
+def _from_each_word(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Names in order, each from its first word on, from its second word on, and so forth, and where they were."""
+    turned: list[tuple[str, int]] = []
+    for place, words in enumerate(map(str.split, names)):
+        turned += ((" ".join((*words[at:], *words[:at])), place) for at in range(min(len(words), _WORDS)))
+    return sorted(turned)
+
+
+def _is_alike(one: str, other: str) -> bool:
+    matcher = difflib.SequenceMatcher(None, one, other)
+    return all(ratio() >= _ALIKE for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
 
 
 def _report(mentions: Sequence[tuple[Kind, Any]], outcomes: Sequence[str]) -> MergeReport:

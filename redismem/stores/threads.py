@@ -3,8 +3,9 @@
 Contract
     ``memory.threads.put("t1", state)`` adds a checkpoint under the next version; one that a worker numbers itself
     (`version=`) has that number. A checkpoint never changes: another state under a version that there is already is a
-    `Conflict`. The latest checkpoint is the one with the greatest version, whatever the order in which workers write,
-    so it never moves back: what a slow worker writes late is kept as the older version that it is.
+    `Conflict`, and a dict in another order is another one. The latest checkpoint is the one with the greatest version,
+    whatever the order in which workers write, so it never moves back: what a slow worker writes late is kept as the
+    older version that it is.
     A state may be anything. It is stored as plain data (`redismem.stores.plain`), and read as plain data.
 
 Round trips
@@ -38,6 +39,8 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 _LATEST: Final = 0
 """Stands for the latest version where one is read, and for the next where one is written."""
+_GREATEST: Final = 2**52
+"""Scores of a sorted set are exact twice as far: after a version that a worker gives, there is always a next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ class ThreadOperations(Effects):
     ) -> Written:
         """Add a checkpoint, under the next version unless one is given.
 
-        Under a version that there is, the same state changes nothing; another one is a `Conflict`. `keep` is how many
+        Under a version that there is, the same state changes nothing, if what is stored of it is the same, byte for
+        byte; else it is a `Conflict`. A version is a whole number from 1 to 2**52. `keep` is how many
         checkpoints stay, the latest ones; None is `Settings.thread_checkpoints`. `ttl` is for how many seconds the
         thread lives from now on, None for ever; `KEEP_TTL` is `Settings.thread_ttl`, or, without that, as long as it
         would anyway.
@@ -290,6 +294,6 @@ def _version(version: int | None) -> int:
 
 
 def _natural(what: str, number: int) -> int:
-    if type(number) is int and 0 < number < 2**53:
+    if type(number) is int and 0 < number <= _GREATEST:
         return number
-    raise ConfigError(f"{what}={number!r}: give a whole number of at least 1")
+    raise ConfigError(f"{what}={number!r}: give a whole number from 1 to 2**52")

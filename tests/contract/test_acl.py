@@ -376,7 +376,7 @@ def use_entities(memory: Memory) -> None:
         memory.entities.merge("42", SimpleMemory(contacts=[SimpleContact(name=name, id=id_)]))
     memory.entities.find_users(SimpleContact(name="Ann"))
     run(memory._link.execute("HSET", "redismem:user:{42}:entities:contacts", "1.name", b"\xc1", "key=cid", 99))
-    run(memory._link.execute("HDEL", "redismem:user:{42}:entities:contacts", "key=bob"))
+    run(memory._link.execute("HDEL", "redismem:user:{42}:entities:contacts", "key=ann"))
     memory.entities.repair("42")
     memory.entities.forget("42")
 

@@ -1,12 +1,29 @@
 """Entities: which mentions are one, what is known of it, and what an operator finds; everywhere, in both flavours."""
 
+import threading
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from redismem import AsyncEntityStore, AsyncMemory, Expires, Id, MaxBy, NaturalKey, SimpleMemory, Sum, Union
+from redismem import (
+    AsyncEntityStore,
+    AsyncMemory,
+    Expires,
+    Id,
+    KeepFirst,
+    MaxBy,
+    NaturalKey,
+    SimpleMemory,
+    Sum,
+    Union,
+    migration,
+)
 from redismem.errors import LimitExceeded, SchemaError, WrongType
+from redismem.link.base import Command, Reply
+from redismem.link.faults import Fault
+from redismem.stores import entities as entities_module
 from redismem.stores.crm import (
     SimpleAccount,
     SimpleCase,
@@ -15,9 +32,12 @@ from redismem.stores.crm import (
     SimpleOpportunity,
     SimpleTask,
 )
-from tests.contract.flavours import SOON, Place, eventually, nothing_is_left, on_servers, results
+from redismem.stores.entities import EntityOperations
+from tests.contract.flavours import SOON, Place, eventually, nothing_is_left, on_real_servers, on_servers, results
+from tests.contract.test_effects import link_of
 
-pytestmark = on_servers
+CONTACTS = "redismem:user:{42}:entities:contacts"
+FLIGHTS = "redismem:user:{42}:entities:flights"
 
 
 class Flight(BaseModel):
@@ -37,6 +57,18 @@ class Travel(BaseModel):
     flights: list[Flight] = []
 
 
+class Person(BaseModel, frozen=True):
+    id: Annotated[str, Id] | None = None
+    name: Annotated[str, NaturalKey]
+    city: str | None = None
+    source: Annotated[str | None, KeepFirst] = None
+    likes: Annotated[dict[str, int], Union] = {}
+
+
+class People(BaseModel):
+    people: list[Person] | None = None
+
+
 @pytest.fixture
 def entities(memory: AsyncMemory) -> AsyncEntityStore[SimpleMemory]:
     return memory.entities
@@ -45,6 +77,11 @@ def entities(memory: AsyncMemory) -> AsyncEntityStore[SimpleMemory]:
 @pytest.fixture
 def travel(memory: AsyncMemory) -> AsyncEntityStore[Travel]:
     return memory.entities.of(Travel)
+
+
+@pytest.fixture
+def people(memory: AsyncMemory) -> AsyncEntityStore[People]:
+    return memory.entities.of(People)
 
 
 def contacts(*each: dict[str, Any]) -> SimpleMemory:
@@ -62,6 +99,7 @@ async def counted(entities: AsyncEntityStore[SimpleMemory], *each: dict[str, Any
     return {outcome: count for outcome, count in counts.items() if count}
 
 
+@on_servers
 async def test_an_extraction_comes_back(entities: AsyncEntityStore[SimpleMemory]) -> None:
     everything = SimpleMemory(
         accounts=[SimpleAccount(id="a", name="Acme")],
@@ -80,6 +118,7 @@ async def test_an_extraction_comes_back(entities: AsyncEntityStore[SimpleMemory]
     assert (await entities.merge("42", SimpleMemory())).counts()["added"] == 0
 
 
+@on_servers
 async def test_names_are_one_whatever_their_case_and_spaces(entities: AsyncEntityStore[SimpleMemory]) -> None:
     names = ("Ann  Straße", " ann strasse ", "\uff21\uff2e\uff2e STRASSE", "Ann\tStraße")
     for name in names:
@@ -87,6 +126,7 @@ async def test_names_are_one_whatever_their_case_and_spaces(entities: AsyncEntit
     assert [one["name"] for one in await known(entities)] == [names[-1]]
 
 
+@on_servers
 async def test_an_id_found_later_joins_the_record_without(entities: AsyncEntityStore[SimpleMemory]) -> None:
     assert await counted(entities, {"name": "Ann", "account_name": "Acme"}) == {"added": 1}
     assert await counted(entities, {"name": "ann", "id": "7"}) == {"linked": 1}
@@ -96,12 +136,14 @@ async def test_an_id_found_later_joins_the_record_without(entities: AsyncEntityS
     assert await known(entities) == [{"id": "7", "name": "Ann", "account_name": "Acme", "account_id": "a"}]
 
 
+@on_servers
 async def test_different_ids_are_never_one(entities: AsyncEntityStore[SimpleMemory]) -> None:
     await entities.merge("42", contacts({"name": "Ann", "id": "1"}, {"name": "Ann", "id": "2"}))
     assert await counted(entities, {"name": "ann", "account_id": "a"}) == {"updated": 1}
     assert [one["id"] for one in await known(entities)] == ["1", "2"]
 
 
+@on_servers
 async def test_two_records_that_are_one_are_joined_without_loss(travel: AsyncEntityStore[Travel]) -> None:
     by_id = Flight(number="LH1", day="1", uid=7, seats=3, tags=frozenset({"a"}), gate="A1", sure=0.2)
     by_name = Flight(number="LH1", day="2", seats=4, tags=frozenset({"b", "x^"}), gate="B2", sure=0.9)
@@ -114,17 +156,20 @@ async def test_two_records_that_are_one_are_joined_without_loss(travel: AsyncEnt
     assert await travel.validate("42") == []
 
 
+@on_servers
 async def test_parts_of_a_natural_key_are_kept_apart(travel: AsyncEntityStore[Travel]) -> None:
     await travel.merge("42", Travel(flights=[Flight(number="a b", day="c"), Flight(number="a", day="b c")]))
     assert len((await travel.load("42")).flights) == 2
 
 
+@on_servers
 async def test_none_erases_nothing(entities: AsyncEntityStore[SimpleMemory]) -> None:
     await entities.merge("42", contacts({"name": "Ann", "account_id": "a"}))
     assert await counted(entities, {"name": "Ann", "account_id": None}) == {"unchanged": 1}
     assert await known(entities) == [{"name": "Ann", "account_id": "a"}]
 
 
+@on_servers
 async def test_an_attribute_of_an_entity_expires(travel: AsyncEntityStore[Travel]) -> None:
     await travel.merge("42", Travel(flights=[Flight(number="LH1", day="1", delay="1 h")]))
 
@@ -134,6 +179,7 @@ async def test_an_attribute_of_an_entity_expires(travel: AsyncEntityStore[Travel
     await eventually(is_over)
 
 
+@on_servers
 async def test_sums_that_cannot_be_are_refused_and_nothing_is_changed(
     travel: AsyncEntityStore[Travel], place: Place
 ) -> None:
@@ -143,14 +189,15 @@ async def test_sums_that_cannot_be_are_refused_and_nothing_is_changed(
     with pytest.raises(LimitExceeded, match=r"entities:flights\[seats\]"):
         await travel.merge("42", Travel(flights=more))
     with place.raw() as raw:
-        raw.hset("redismem:user:{42}:entities:flights", "1.seats", "many")
+        raw.hset(FLIGHTS, "1.seats", "many")
     with pytest.raises(WrongType, match=r"entities:flights\[seats\]"):
         await travel.merge("42", Travel(flights=[more[0], Flight(number="LH1", day="1", seats=1)]))
     with place.raw() as raw:
-        raw.hset("redismem:user:{42}:entities:flights", "1.seats", 10**14)
+        raw.hset(FLIGHTS, "1.seats", 10**14)
     assert await travel.load("42") == before
 
 
+@on_servers
 async def test_who_knows_an_entity(entities: AsyncEntityStore[SimpleMemory]) -> None:
     ann = SimpleContact(name="Ann", id="7")
     for user in ("42", "é}", "9"):
@@ -165,15 +212,15 @@ async def test_who_knows_an_entity(entities: AsyncEntityStore[SimpleMemory]) -> 
         await entities.find_users(Flight(number="LH1", day="1"))
 
 
+@on_servers
 async def test_a_damaged_record_hides_nobody_and_is_put_aside(
     entities: AsyncEntityStore[SimpleMemory], place: Place
 ) -> None:
     await entities.merge("42", contacts({"name": "Ann"}, {"name": "Bob"}, {"name": "Cid"}))
-    key = "redismem:user:{42}:entities:contacts"
     with place.raw() as raw:
-        raw.hset(key, "2.name", b"\xc1")
-        raw.hdel(key, "key=cid")
-        raw.hset(key, "key=nobody", 99)
+        raw.hset(CONTACTS, "2.name", b"\xc1")
+        raw.hdel(CONTACTS, "key=cid")
+        raw.hset(CONTACTS, "key=nobody", 99)
     assert [one["name"] for one in await known(entities)] == ["Ann", "Cid"]
     problems = await entities.validate("42")
     assert [(one.kind, one.number) for one in problems] == [("contacts", "2"), ("contacts", "99"), ("contacts", "3")]
@@ -181,15 +228,17 @@ async def test_a_damaged_record_hides_nobody_and_is_put_aside(
     assert await entities.validate("42") == await entities.repair("42") == []
     assert await counted(entities, {"name": "cid"}, {"name": "Bob"}) == {"updated": 1, "added": 1}
     with place.raw() as raw:
-        assert raw.hget("redismem:user:{42}:quarantine:contacts", "2.name") == b"\xc1"
+        assert raw.hget("redismem:user:{42}:quarantine:contacts", "1.2.name") == b"\xc1"
 
 
+@on_servers
 async def test_names_that_are_nearly_alike_are_pointed_out(entities: AsyncEntityStore[SimpleMemory]) -> None:
     names = ("Jonathan Meyer", "Jonathan Meier", "Ann", "Bob")
     await entities.merge("42", contacts(*({"name": name} for name in names)))
     assert [(one.name, other.name) for one, other in await entities.duplicates("42")] == [names[:2]]  # type: ignore[attr-defined]
 
 
+@on_servers
 async def test_what_has_no_identity_is_refused(memory: AsyncMemory, entities: AsyncEntityStore[SimpleMemory]) -> None:
     class Thing(BaseModel):
         name: str
@@ -203,6 +252,7 @@ async def test_what_has_no_identity_is_refused(memory: AsyncMemory, entities: As
         await entities.merge("42", contacts({"name": " "}))
 
 
+@on_servers
 async def test_in_a_batch_and_forgotten(memory: AsyncMemory, place: Place) -> None:
     async with memory.batch() as batch:
         handles = [batch.entities.merge("42", contacts({"name": "Ann", "id": "7"})) for _ in range(3)]
@@ -213,6 +263,7 @@ async def test_in_a_batch_and_forgotten(memory: AsyncMemory, place: Place) -> No
     await nothing_is_left(place)
 
 
+@on_servers
 async def test_a_merge_of_which_the_index_cannot_be_told_changes_nothing(
     entities: AsyncEntityStore[SimpleMemory], place: Place
 ) -> None:
@@ -222,3 +273,253 @@ async def test_a_merge_of_which_the_index_cannot_be_told_changes_nothing(
         await entities.merge("42", contacts({"name": "Bob"}, {"name": "Ann"}))
     assert await known(entities) == []
     assert await entities.find_users(SimpleContact(name="Bob")) == []
+
+
+async def a_moment_later(place: Place) -> None:
+    """The server's clock shows another millisecond."""
+    with place.raw() as raw:
+        before = raw.time()[1] // 1000
+
+        async def is_later() -> bool:
+            return bool(raw.time()[1] // 1000 != before)
+
+        await eventually(is_later)
+
+
+@on_servers
+async def test_marks_within_a_union_are_marks(people: AsyncEntityStore[People]) -> None:
+    await people.merge("42", People(people=[Person(id="1", name="Bob"), Person(id="2", name="Bob")]))
+    await people.merge("42", People(people=None))
+    assert [one.id for one in (await people.load("42")).people or ()] == ["1", "2"]
+
+
+@on_servers
+async def test_what_a_memory_would_lose_is_refused(memory: AsyncMemory) -> None:
+    class Dictionary(BaseModel):
+        flights: dict[str, Flight] = {}
+
+    class Summary(BaseModel):
+        summary: str
+        flights: list[Flight] = []
+
+    class Several(BaseModel):
+        flights: list[Flight | Person] = []
+
+    class Migrated(BaseModel, frozen=True):
+        name: Annotated[str, NaturalKey]
+
+    class Renamed(BaseModel):
+        flights: list[Flight] = Field([], alias="trips")
+
+    migration(Migrated, from_=1)(dict)
+
+    class OfMigrated(BaseModel):
+        each: list[Migrated] = []
+
+    refused = {
+        Dictionary: "flights",
+        Summary: "summary",
+        Several: "flights",
+        Renamed: "alias",
+        OfMigrated: "migrations",
+    }
+    for model, why in refused.items():
+        with pytest.raises(SchemaError, match=why):
+            memory.entities.of(model)
+
+
+@on_servers
+async def test_of_two_records_that_are_one_the_later_change_wins(
+    people: AsyncEntityStore[People], place: Place
+) -> None:
+    for person in (
+        Person(name="Ann", source="first", likes={"x": 1}),
+        Person(id="1", name="Anna", city="old", source="second", likes={"x": 2}),
+        Person(name="Ann", city="new", likes={"y": 1}),
+        Person(id="1", name="Ann"),
+    ):
+        await people.merge("42", People(people=[person]))
+        await a_moment_later(place)
+    assert (await people.load("42")).people == [
+        Person(id="1", name="Ann", city="new", source="first", likes={"x": 1, "y": 1})
+    ]
+    for person in (Person(name="Bob", city="old"), Person(id="2", name="Rob", city="new"), Person(id="2", name="Bob")):
+        await people.merge("43", People(people=[person]))
+        await a_moment_later(place)
+    assert (await people.load("43")).people == [Person(id="2", name="Bob", city="new")]
+
+
+@on_servers
+async def test_all_in_one_extraction_is_as_one_after_the_other(people: AsyncEntityStore[People], place: Place) -> None:
+    told = [
+        Person(name="Ann", city="a"),
+        Person(id="1", name="Anna", city="b"),
+        Person(id="1", name="Ann", source="x"),
+        Person(name="ann", city="c"),
+        Person(id="2", name="Ann", city="d"),
+        Person(name="ANNA", likes={"z": 1}),
+    ]
+    report = await people.merge("42", People(people=told))
+    assert report.counts() == {"added": 3, "updated": 2, "unchanged": 0, "linked": 1}
+    for person in told:
+        await people.merge("43", People(people=[person]))
+        await a_moment_later(place)
+    assert (await people.load("42")).people == (await people.load("43")).people
+    assert [(one.id, one.city) for one in (await people.load("42")).people or ()] == [("1", "c"), ("2", "d")]
+    assert await people.validate("42") == []
+
+
+@on_servers
+async def test_a_damaged_sum_is_not_joined_and_nothing_is_changed(
+    travel: AsyncEntityStore[Travel], place: Place
+) -> None:
+    await travel.merge(
+        "42", Travel(flights=[Flight(number="LH1", day="1", seats=5), Flight(number="LH2", day="2", uid=7)])
+    )
+    with place.raw() as raw:
+        for damaged, error in ((b"many", WrongType), (b"%d" % 10**15, LimitExceeded)):
+            raw.hset(FLIGHTS, "1.seats", damaged)
+            before = raw.hgetall(FLIGHTS)
+            with pytest.raises(error, match=r"entities:flights\[seats\]"):
+                await travel.merge("42", Travel(flights=[Flight(number="LH1", day="1", uid=7)]))
+            assert raw.hgetall(FLIGHTS) == before
+
+
+@on_servers
+async def test_a_record_whose_changes_cannot_be_counted_is_not_half_changed(
+    travel: AsyncEntityStore[Travel], place: Place
+) -> None:
+    await travel.merge("42", Travel(flights=[Flight(number="LH1", day="1"), Flight(number="LH2", day="2")]))
+    with place.raw() as raw:
+        raw.hset(FLIGHTS, "2.@version", "many")
+        before = raw.hgetall(FLIGHTS)
+        more = [Flight(number=number, day=number[-1], seats=1) for number in ("LH1", "LH2")]
+        with pytest.raises(WrongType, match="@version"):
+            await travel.merge("42", Travel(flights=more))
+        assert raw.hgetall(FLIGHTS) == before
+
+
+@on_real_servers
+async def test_a_merge_of_very_many_fields_is_whole(travel: AsyncEntityStore[Travel]) -> None:
+    tags = frozenset(map(str, range(9000)))
+    flights = [Flight(number="LH1", day="1", tags=tags), Flight(number="LH1", day="1", uid=7, seats=1)]
+    report = await travel.merge("42", Travel(flights=[*flights, Flight(number="LH2", day="1", uid=8)]))
+    assert report.counts() == {"added": 2, "updated": 0, "unchanged": 0, "linked": 1}
+    await travel.merge("43", Travel(flights=[flights[0], Flight(number="LH2", day="1", uid=7, seats=1)]))
+    await travel.merge("43", Travel(flights=[Flight(number="LH1", day="1", uid=7)]))
+    for user in ("42", "43"):
+        assert [(one.seats, one.tags) for one in (await travel.load(user)).flights if one.uid == 7] == [(1, tags)]
+
+
+@on_real_servers
+async def test_joins_of_one_merge_look_at_the_kind_once(entities: AsyncEntityStore[SimpleMemory], place: Place) -> None:
+    calls: list[int] = []
+    with place.raw() as raw:
+        for user, size in (("42", 100), ("43", 1000)):
+            named = [{"name": f"n{number}"} for number in range(size)]
+            await entities.merge(user, contacts(*named, *({"name": f"m{n}", "id": str(n)} for n in range(20))))
+            raw.config_resetstat()
+            joins = contacts(*({"name": f"n{n}", "id": str(n)} for n in range(20)))
+            assert (await entities.merge(user, joins)).counts()["linked"] == 20
+            stats = raw.info("commandstats")
+            assert stats["cmdstat_hkeys"]["calls"] == 1
+            assert "cmdstat_hgetall" not in stats
+            calls.append(sum(stats[f"cmdstat_{name}"]["calls"] for name in ("hget", "hmget", "hset", "hdel")))
+    assert calls[0] == calls[1]
+
+
+@on_servers
+async def test_who_knows_another_of_that_name(entities: AsyncEntityStore[SimpleMemory]) -> None:
+    await entities.merge("42", contacts({"name": "Bob", "id": "8"}))
+    await entities.merge("43", contacts({"name": "Bob"}))
+    await entities.merge("44", contacts({"name": "Rob", "id": "100"}))
+    await entities.merge("44", contacts({"name": "Bob", "id": "9"}))
+    assert await entities.find_users(SimpleContact(name="Bob", id="8")) == ["42", "43"]
+    assert await entities.find_users(SimpleContact(name="Bob", id="100")) == ["43", "44"]
+    assert await entities.find_users(SimpleContact(name="bob")) == ["42", "43", "44"]
+
+
+@on_servers
+async def test_repair_leaves_alone_what_was_written_meanwhile(
+    entities: AsyncEntityStore[SimpleMemory], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await entities.merge("42", contacts({"name": "Ann", "id": "1", "account_name": "Acme"}, {"name": "Bob"}))
+    read = EntityOperations._fields
+
+    async def others_write_after(self: Any, user_id: str) -> Any:
+        fields = await read(self, user_id)
+        raw.hset(CONTACTS, mapping={"1.account_name": b"\xa3New", "1.@version": 2})
+        raw.hset(CONTACTS, mapping={"99.name": b"\xa3Cid", "99.@version": 1, "key=nobody": 3})
+        return fields
+
+    with place.raw() as raw:
+        raw.hset(CONTACTS, mapping={"1.account_name": b"\xc1", "key=cid": 99, "key=nobody": 98})
+        with monkeypatch.context() as patched:
+            patched.setattr(EntityOperations, "_fields", others_write_after)
+            assert len(await entities.repair("42")) == 3
+        assert (raw.hget(CONTACTS, "key=cid"), raw.hget(CONTACTS, "key=nobody")) == (b"99", b"3")
+        assert not raw.exists("redismem:user:{42}:quarantine:contacts")
+    assert await known(entities) == [{"id": "1", "name": "Ann", "account_name": "New"}, {"name": "Bob"}]
+
+
+@on_servers
+async def test_names_in_quarantine_are_never_used_again(entities: AsyncEntityStore[SimpleMemory], place: Place) -> None:
+    with place.raw() as raw:
+        for name in (b"\xc1one", b"\xc1two"):
+            await entities.merge("42", contacts({"name": "Ann"}))
+            raw.hset(CONTACTS, "1.name", name)
+            assert len(await entities.repair("42")) == 1
+            await entities.forget("42")
+        await entities.merge("42", contacts({"name": "Ann"}))
+        raw.hdel(CONTACTS, "1.@version")
+        assert [problem.message for problem in await entities.repair("42")] == ["contacts.1: it has no version"]
+        aside = raw.hgetall("redismem:user:{42}:quarantine:contacts")
+    names = {field: value for field, value in aside.items() if field.endswith(b".name")}
+    assert names == {b"1.1.name": b"\xc1one", b"2.1.name": b"\xc1two", b"3.1.name": b"\xa3Ann"}
+
+
+@on_servers
+async def test_the_search_for_duplicates_grows_with_the_names_and_lets_tasks_go_on(
+    entities: AsyncEntityStore[SimpleMemory], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_alike, compared = entities_module._is_alike, list[int]()
+
+    def noted(one: str, other: str) -> bool:
+        compared.append(threading.get_ident())
+        return is_alike(one, other)
+
+    monkeypatch.setattr(entities_module, "_is_alike", noted)
+    streets = [{"name": f"{chr(97 + n % 26) * 9} {n:04} street"} for n in range(400)]
+    await entities.merge("42", contacts(*streets, {"name": "Jonathan Meyer"}, {"name": "Ionathan Meyer"}))
+    found = [(one.name, other.name) for one, other in await entities.duplicates("42")]  # type: ignore[attr-defined]
+    assert ("Jonathan Meyer", "Ionathan Meyer") in found
+    assert len(compared) < 40 * 402
+    assert (threading.get_ident() in compared) == (place.flavour == "sync")
+
+
+@on_servers
+async def test_natural_keys_of_several_parts_are_never_mistaken(travel: AsyncEntityStore[Travel]) -> None:
+    await travel.merge("42", Travel(flights=[Flight(number="a\0b", day="c"), Flight(number="a", day="b\0c")]))
+    assert len((await travel.load("42")).flights) == 2
+
+
+@on_servers
+async def test_to_forget_is_sent_again_and_spares_what_came_since(
+    memory: AsyncMemory, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entities, link = memory.entities, link_of(memory)
+    await entities.merge("42", contacts({"name": "Ann"}, {"name": "Bob"}))
+    exchange, lost = link.exchange, list[Command]()
+
+    async def losing(commands: Sequence[Command], **options: Any) -> list[Reply]:
+        replies = await exchange(commands, **options)
+        if not lost and not raw.exists(CONTACTS):
+            lost.append(commands[-1])
+            raw.hset(CONTACTS, "key=cid", 1)
+            raise Fault(ConnectionResetError("cut before the reply"), unsent=False)
+        return replies
+
+    with place.raw() as raw:
+        monkeypatch.setattr(link, "exchange", losing)
+        assert await entities.forget("42") == 2
+        assert raw.hgetall(CONTACTS) == {b"key=cid": b"1"}

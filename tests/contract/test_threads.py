@@ -105,6 +105,8 @@ async def test_versions_grow(threads: AsyncThreadStore) -> None:
     assert (first.version, first.state, first.latest) == (1, {"step": 0}, 3)
     assert (await threads.put("t", "later", version=10)).is_latest
     assert (await threads.put("t", "next")).version == 11
+    assert (await threads.put("u", "greatest", version=2**52)).is_latest
+    assert [(await threads.put("u", "next")).version - 2**52 for _ in range(2)] == [1, 2]
     info = await threads.info("t")
     assert info is not None
     assert (info.latest, info.checkpoints, info.ttl) == ((await threads.versions("t"))[0], 5, None)
@@ -309,6 +311,7 @@ async def test_bad_input_is_refused_and_changes_nothing(threads: AsyncThreadStor
     await all_raise(
         ConfigError,
         threads.put("t", 1, version=0),
+        threads.put("t", 1, version=2**52 + 1),
         threads.put("t", 1, version=wrong),
         threads.put("t", 1, keep=0),
         threads.get("t", -1),

@@ -185,6 +185,20 @@ async def test_a_memory_may_come_in_any_form_and_under_any_name(store: AsyncStor
     assert await store.aget(("memory", "user-2"), "SimpleMemory") == SimpleMemory()
 
 
+@servers
+async def test_a_value_hides_memories_until_one_is_put_in_its_place(store: AsyncStoreAdapter) -> None:
+    namespace, key = ("memory", USER), "SimpleMemory"
+    await store.aput(namespace, key, {"accounts": [{"name": "A"}]})
+    await store.aput(namespace, key, {"note": 1})
+    assert await store.aget(namespace, key) == {"note": 1}
+    with pytest.raises(ValueError, match="name"):
+        await store.aput(namespace, key, {"accounts": [{"id": "1"}]})
+    assert await store.aget(namespace, key) == {"note": 1}
+    assert [account.name for account in (await store.aget(namespace, "other")).accounts] == ["A"]
+    await store.aput(namespace, key, {"accounts": [{"name": "B"}]})
+    assert [account.name for account in (await store.aget(namespace, key)).accounts] == ["A", "B"]
+
+
 class UserPreference(BaseModel, frozen=True):
     preference_type: Annotated[str, NaturalKey]
     value: str
@@ -561,7 +575,7 @@ async def test_validation_and_repair_of_damaged_records(memory: AsyncMemory, ser
         assert len(await memory.entities.repair(USER)) >= 1
         assert await memory.entities.validate(USER) == []
         kept = raw.hgetall(f"redismem:user:{{{USER}}}:quarantine:accounts")
-        assert kept[b"1.name"] == b"\xc1", "and nothing is thrown away"
+        assert kept[b"1.1.name"] == b"\xc1", "and nothing is thrown away"
     await memory.entities.merge(USER, SimpleMemory(accounts=accounts))
     assert {account.name for account in (await memory.entities.load(USER)).accounts} == {"Acme Corp", "TechCorp"}
 
