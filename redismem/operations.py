@@ -36,8 +36,9 @@ class Operations:
         self._restart()
 
     @contextmanager
-    def one(self) -> Generator[Operation]:
+    def one(self, verb: str) -> Generator[Operation]:
         """The id of one operation, from before it is first sent until nobody waits for its reply any more."""
+        del verb
         if self._process != os.getpid():
             self._restart()
         client, free = self._client, self._free
@@ -72,11 +73,14 @@ class StepOperations(Operations):
         self._job = job
         self._step = step
         self._call = call
-        self._sent: Counter[int] = Counter()
+        self._sent: Counter[tuple[int, str]] = Counter()
 
     @contextmanager
-    def one(self) -> Generator[Operation]:
-        """See `Operations.one`: a call that begins anew has another id, and the same one if it is made again."""
+    def one(self, verb: str) -> Generator[Operation]:
+        """See `Operations.one`: a call that begins anew has another id, and the same one if it is made again.
+
+        What it does on the way (a migration) is of another verb, and so is not taken for it.
+        """
         call = self._call()
-        self._sent[call] += 1
-        yield f"{call}.{self._sent[call]}:{self._job}", self._step, self._memory_ms
+        self._sent[call, verb] += 1
+        yield f"{call}.{self._sent[call, verb]}.{verb}:{self._job}", self._step, self._memory_ms

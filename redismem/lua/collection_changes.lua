@@ -18,20 +18,32 @@ local latest = call('HGET', meta, 'change') or '0'
 if ARGV[4] ~= '0' and call('EXISTS', docs) == 0 and call('HGET', meta, 'empty') ~= latest then return {'RELOAD'} end
 if latest == known then return {'OK', latest, '0'} end
 
-local ids, seen, upto = {}, {}, known
-for _, entry in ipairs(call('XRANGE', log, string.format('%.0f', known + 1), '+')) do
+local ids, seen, upto, from = {}, {}, known, string.format('%.0f', known + 1)
+local function take(entry)
   local number = string.match(entry[1], '^%d+')
-  if #ids >= most and number ~= upto then break end
+  if #ids >= most and number ~= upto then return false end
   for i = 1, #entry[2], 2 do
     local how, id = entry[2][i], entry[2][i + 1]
     if how == 'after' then
-      if id ~= upto then return {'RELOAD'} end
+      if id ~= upto then return nil end
     elseif not seen[id] then
       seen[id] = true
       ids[#ids + 1] = id
     end
   end
-  upto = number
+  upto, from = number, '(' .. entry[1]
+  return true
+end
+
+local going = true
+while going do
+  local entries = call('XRANGE', log, from, '+', 'COUNT', '100')
+  for _, entry in ipairs(entries) do
+    going = take(entry)
+    if going == nil then return {'RELOAD'} end
+    if not going then break end
+  end
+  going = going and #entries == 100
 end
 if upto == known then return {'RELOAD'} end
 

@@ -8,18 +8,19 @@ document is noted in memory and sent with the next write, so reading costs no wr
 Each operation is one round trip and atomic, except `stream`, which is one for each batch.
 """
 
+import functools
 import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError, DecodeError
-from redismem.link.base import Argument, Command, Reply, only
-from redismem.link.features import ExpiryTier
+from redismem.errors import ConfigError, Conflict, DecodeError
+from redismem.keys import encode_segment
+from redismem.link.base import Argument, Command, Reply
 from redismem.operations import IDEMPOTENT
 from redismem.scripts import script, surely
 from redismem.stores.effects import Effects
@@ -96,8 +97,6 @@ class Collection(Effects, Generic[D]):
         self.kind = kind
         self.model = model
         self._embeddings = Embeddings(shared.settings.embedder, shared.link)
-        self._defaults = {name: field.get_default() for name, field in model.model_fields.items()}
-        self._adapter: TypeAdapter[D] = TypeAdapter(model)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -109,13 +108,19 @@ class Collection(Effects, Generic[D]):
 
     async def replace(
         self, scope: str, gone: Sequence[Stored], puts: Sequence[Put[D]], durable: Durability | None = None
-    ) -> bool:
-        """Put documents in the place of others, all at once. False: somebody changed one of these; nothing was done."""
+    ) -> int | None:
+        """Put documents in the place of others, all at once; by how many there are fewer.
+
+        None if somebody changed one of those: nothing was done. Raises `Conflict` if one would replace another that
+        stays.
+        """
         arguments: list[Argument] = [len(gone)]
         for one in gone:
             arguments += one.id, one.data or b""
         reply = await self._change("collection_replace", scope, [*arguments, *self._arguments(puts)], durable)
-        return bool(reply[1] == b"1")
+        if reply[1] == b"TAKEN":
+            raise Conflict(f"{self._keys.collection(scope, self.kind)}: one of the new documents has the id of another")
+        return None if reply[1] == b"CHANGED" else int(reply[1])
 
     async def drop(self, scope: str, ids: Sequence[str], durable: Durability | None = None) -> int:
         """Forget documents: how many there were."""
@@ -128,15 +133,7 @@ class Collection(Effects, Generic[D]):
 
     async def drop_all(self, scope: str, durable: Durability | None = None) -> int:
         """Forget every document of a scope: how many there were."""
-        _, *keys = self._write_keys(scope)
-        receipt = await self._receipt(durable)
-        try:
-            count, _ = await self._link.transaction((("HLEN", keys[0]), ("DEL", *keys)), durable=receipt)
-        finally:
-            self._forget_kept(scope)
-        if receipt is not None:
-            receipt.check()
-        return int(count)
+        return int((await self._change("collection_forget", scope, [], durable))[1])
 
     async def adopt(self, scope: str) -> None:
         """See to it that the embeddings of a scope are those of this process' embedder, or none. Two round trips.
@@ -180,6 +177,7 @@ class Collection(Effects, Generic[D]):
         arguments: list[Argument] = []
         for one in puts:
             uses = math.exp(4 * one.importance)
+            encode_segment(one.id, "id")  # such as it could be part of a key: not empty, nor too long
             arguments += one.id, self.encoded(one.document, one.told), milliseconds(one.ttl), one.rank, f"{uses:.6f}"
             arguments += one.expected, one.embedding
         return arguments
@@ -214,7 +212,7 @@ class Collection(Effects, Generic[D]):
         if reply[0] == b"RELOAD":
             return None
         documents = [
-            Stored(id_.decode(), data, _seconds(left), int(uses), int(successes), embedding)
+            Stored(_text(id_), data, _seconds(left), int(uses), int(successes), embedding)
             for id_, data, left, uses, successes, embedding in reply[3:]
         ]
         return Changes(int(reply[1]), reply[2] == b"1", documents)
@@ -224,7 +222,8 @@ class Collection(Effects, Generic[D]):
         meta = self._keys.collection_meta(scope, self.kind)
         change, timed, embedder = await self._link.execute("HMGET", meta, "change", "timed", "embedder")
         is_mine = embedder is not None and embedder.decode() == self._embeddings.name
-        return Position(int(change or 0), timed is not None, is_mine)
+        is_timed = timed is not None or change is None  # without meta, which may have been evicted, nobody knows
+        return Position(int(change or 0), is_timed, is_mine)
 
     async def counts(self, scope: str) -> dict[bytes, bytes]:
         """All that was counted: `uses:<id>` and `successes:<id>`."""
@@ -236,50 +235,33 @@ class Collection(Effects, Generic[D]):
     ) -> AsyncIterator[list[Stored]]:
         """Every document, in batches of about this size; those that change meanwhile as before or after.
 
-        A round trip for each batch, another one if documents are `timed`, and one if they are `embedded`.
+        A round trip for each batch. `timed`: documents may have an end; `embedded`: embeddings are wanted as well.
         """
         key, cursor = self._keys.collection(scope, self.kind), b"0"
+        keys = key, self._keys.deadlines(key), self._keys.collection_vectors(scope, self.kind)
+        call = script("collection_page", (await self._link.features()).tier)
         while True:
-            cursor, flat = await self._link.execute("HSCAN", key, cursor, "COUNT", batch_size)
-            ids, values = flat[::2], flat[1::2]
-            lefts = await self._lefts(key, ids) if timed and ids else [math.inf] * len(ids)
-            vectors = await self._vectors(scope, ids) if embedded and ids else [None] * len(ids)
-            page = [
-                Stored(id_.decode(), data, left, embedding=vector)
-                for id_, data, left, vector in zip(ids, values, lefts, vectors, strict=True)
-                if left > 0
-            ]
+            if timed or embedded:
+                cursor, *rows = await call(self._link, keys, (cursor, batch_size, int(embedded)))
+                page = [Stored(_text(id_), data, _seconds(left), embedding=vector) for id_, data, left, vector in rows]
+            else:
+                cursor, flat = await self._link.execute("HSCAN", key, cursor, "COUNT", batch_size)
+                page = [Stored(_text(id_), data, math.inf) for id_, data in zip(flat[::2], flat[1::2], strict=True)]
             if page:
                 yield page
             if cursor == b"0":
                 return
 
-    async def _lefts(self, key: str, ids: Sequence[bytes]) -> list[float]:
-        """For how many seconds documents live, 0 for those that do not any more."""
-        if (await self._link.features()).tier is not ExpiryTier.DEADLINES:
-            return [_seconds(left) for left in await self._link.execute("HPTTL", key, "FIELDS", len(ids), *ids)]
-        asked: tuple[Command, ...] = ("ZMSCORE", self._keys.deadlines(key), *ids), ("TIME",)
-        scores, clock = only(await self._link.pipeline(asked))
-        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
-        return [math.inf if end is None else max(0.0, float(end) - now) / 1000 for end in scores]
-
-    async def _vectors(self, scope: str, ids: Sequence[bytes]) -> list[bytes | None]:
-        """The embeddings of documents."""
-        vectors: list[bytes | None] = await self._link.execute(
-            "HMGET", self._keys.collection_vectors(scope, self.kind), *ids
-        )
-        return vectors
-
     # --- bytes ------------------------------------------------------------------------------------------------------
 
     def encoded(self, document: D, told: int | None = None) -> bytes:
         """A document's bytes; what is as the model has it anyway is left out."""
+        defaults = _defaults(type(document))
         attributes: dict[str, Any] = {
-            name: sorted(cast(frozenset[str], value))
-            if type(value) is frozenset
-            else value  # a list is read in half the time
+            # a list is read in half the time
+            name: sorted(cast(frozenset[str], value)) if type(value) is frozenset else value
             for name, value in vars(document).items()
-            if value != self._defaults.get(name)
+            if value != defaults.get(name)
         }
         return self._codec.encode(attributes if told is None else attributes | {"told": told})
 
@@ -292,7 +274,7 @@ class Collection(Effects, Generic[D]):
         """The document. Raises `DecodeError`."""
         key = f"{self._keys.collection(scope, self.kind)}[{id_}]"
         try:
-            return self._adapter.validate_python(self._codec.decode(data))
+            return self.model.model_validate(self._codec.decode(data))
         except DecodeError as error:
             raise DecodeError(error.message, key) from None
         except ValidationError as error:
@@ -314,6 +296,16 @@ class Collection(Effects, Generic[D]):
         ]
 
 
+@functools.cache
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.get_default() for name, field in model.model_fields.items()}
+
+
 def _seconds(left: int) -> float:
     """Milliseconds as HPTTL says them: -1 is without end, -2 is over."""
     return math.inf if left == -1 else max(0, left) / 1000
+
+
+def _text(id_: bytes) -> str:
+    """An id as it was written; what nobody can have written stays apart."""
+    return id_.decode(errors="backslashreplace")

@@ -5,6 +5,7 @@ round trip and atomic, except `stream` (one for each batch), `update` (two for e
 a scope in a process, which reads the scope. Searches see every write that was acknowledged before, in any process.
 """
 
+import heapq
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from redismem.durability import Durability
-from redismem.errors import Conflict, DecodeError
+from redismem.errors import ConfigError, Conflict, DecodeError, InvalidKey, SchemaError
 from redismem.op import op, settle, stream
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Collection, Put, Stored
@@ -65,12 +66,18 @@ class DocumentOperations(Collection[D], Generic[D]):
     @op
     async def get(self, memory_id: str, *, scope: str = DEFAULT_SCOPE) -> D | None:
         """The document with this id, None if there is none. Raises `DecodeError` if it cannot be read."""
-        return (await self._get(scope, [memory_id]))[0]
+        (stored,) = await self.read(scope, [memory_id])
+        if stored.data is None:
+            return None
+        self.used(scope, [memory_id])
+        return self._read_one(scope, stored)
 
     @op
     async def get_many(self, memory_ids: Iterable[str], *, scope: str = DEFAULT_SCOPE) -> list[D]:
-        """Those of these documents that there are."""
-        return [one for one in await self._get(scope, list(memory_ids)) if one is not None]
+        """Those of these documents that there are; what cannot be read is left out."""
+        found = await self.read(scope, list(memory_ids))
+        self.used(scope, [one.id for one in found if one.data is not None])
+        return [read for one in found if one.data is not None and (read := self._readable(scope, one)) is not None]
 
     @op
     async def delete(self, *memory_ids: str, scope: str = DEFAULT_SCOPE, durable: Durability | None = None) -> int:
@@ -89,7 +96,8 @@ class DocumentOperations(Collection[D], Generic[D]):
         """Replace a document by `fn(document)`, if nobody changed it meanwhile, else start over; None if it is gone.
 
         `fn` may be called several times; for `AsyncMemory` it may be a coroutine function. The TTL stays as it is.
-        Raises `Conflict` after `Settings.update_attempts` attempts.
+        Raises `Conflict` after `Settings.update_attempts` attempts, `InvalidKey` if `fn` gives a document with another
+        id, `SchemaError` if it gives none.
         """
         for attempt in range(self._settings.update_attempts):
             if attempt:
@@ -97,8 +105,11 @@ class DocumentOperations(Collection[D], Generic[D]):
             (stored,) = await self.read(scope, [memory_id])
             if stored.data is None:
                 return None
-            changed: D = await settle(fn(self.decoded(scope, memory_id, stored.data)))
-            put = Put(memory_id, changed, KEEP_TTL, expected=stored.data, told=self.told(stored.data))
+            changed: D = await settle(fn(self.as_told(scope, stored)))
+            (put,) = await self._puts([changed], KEEP_TTL)
+            if put.id != memory_id:
+                raise InvalidKey(f"update of {memory_id!r}: that would be {put.id!r}: add that, delete this")
+            put = replace(put, expected=stored.data, told=self.told(stored.data))
             if (await self.put(scope, [put], durable))[0] is not None:
                 return changed
         raise Conflict(
@@ -158,14 +169,17 @@ class DocumentOperations(Collection[D], Generic[D]):
         that sums them up, or none; for `AsyncMemory` it may be a coroutine function. Each batch is replaced at once, or
         not at all if somebody changed one of its documents meanwhile. What comes has no TTL.
         Two round trips for each batch, after those that read the scope.
+        Raises `Conflict` if a document that `fn` gives has the id of one that stays; earlier batches are replaced.
         """
         fewer, old = 0, await self._older(scope, before)
         for start in range(0, len(old), batch_size):
             read = await self.read(scope, old[start : start + batch_size])
             gone = [one for one in read if one.data is not None and self._readable(scope, one) is not None]
-            kept: list[D] = list(await settle(fn([self.decoded(scope, one.id, one.data or b"") for one in gone])))
-            if gone and await self.replace(scope, gone, await self._puts(kept), durable):
-                fewer += len(gone) - len(kept)
+            if gone:
+                puts = await self._puts(await settle(fn([self.as_told(scope, one) for one in gone])))
+                data = {one.id: one.data or b"" for one in gone}
+                puts = [replace(one, expected=data.get(one.id, b"")) for one in puts]
+                fewer += await self.replace(scope, gone, puts, durable) or 0
         return fewer
 
     async def _older(self, scope: str, before: datetime) -> list[str]:
@@ -187,6 +201,10 @@ class DocumentOperations(Collection[D], Generic[D]):
         """How a document is stored; `told` as `Put.told`."""
         raise NotImplementedError
 
+    def as_told(self, scope: str, stored: Stored) -> D:
+        """The document as those get it who change it. Raises `DecodeError`."""
+        return self._read_one(scope, stored)
+
     def seen(self, document: D, stored: Stored) -> D:
         """The document as its readers get it."""
         del stored
@@ -200,7 +218,7 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     async def replace(
         self, scope: str, gone: Sequence[Stored], puts: Sequence[Put[D]], durable: Durability | None = None
-    ) -> bool:
+    ) -> int | None:
         """See `Collection.replace`: with the embeddings of what is put."""
         return await super().replace(scope, gone, await self._embedded(puts), durable)
 
@@ -234,6 +252,14 @@ class DocumentOperations(Collection[D], Generic[D]):
         self.used(scope, [stored.id for stored, _ in found])
         return results
 
+    async def _best(self, scope: str, query: Query, worth: Callable[[Stored], Any], limit: int) -> list[Stored]:
+        """Of all that pass the filters, those that are worth the most."""
+        replica = await self._synced(scope)
+        found = (stored for stored, _ in replica.search(replace(query, limit=len(replica))))
+        best = heapq.nlargest(limit, found, key=worth)
+        self.used(scope, [one.id for one in best])
+        return best
+
     async def _synced(self, scope: str) -> Replica:
         replica = self._replicas.of(scope)
         if self._l1 is None or replica.position is None:
@@ -263,12 +289,6 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    async def _get(self, scope: str, ids: Sequence[str]) -> list[D | None]:
-        found = await self.read(scope, ids)
-        documents = [None if one.data is None else self._read_one(scope, one) for one in found]
-        self.used(scope, [one.id for one in found if one.data is not None])
-        return documents
-
     def _read_one(self, scope: str, stored: Stored) -> D:
         return self.seen(self.decoded(scope, stored.id, stored.data or b""), stored)
 
@@ -282,6 +302,8 @@ class DocumentOperations(Collection[D], Generic[D]):
         """How documents are stored; those that do not say when they were told are told now, one after the other."""
         now, puts = await self._now(), list[Put[D]]()
         for one in documents:
+            if not isinstance(one, self.model):
+                raise SchemaError(f"{self.kind}: a {self.model.__name__} is wanted, not a {type(one).__name__}")
             now += _MICROSECOND
             if one.created_at is None:
                 puts.append(self.put_of(one.model_copy(update={"created_at": now}), ttl))
@@ -291,3 +313,10 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     async def _now(self) -> datetime:
         return datetime.fromtimestamp(await self._shared.clock.asked(self._link), UTC)
+
+
+def all_tags(tags: Iterable[str] | None) -> frozenset[str]:
+    """The tags of a query. Raises `ConfigError` for a text, which would be the tags of its letters."""
+    if isinstance(tags, str):
+        raise ConfigError(f"tags={tags!r}: give them as a list")
+    return frozenset(tags or ())

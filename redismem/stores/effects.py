@@ -33,7 +33,7 @@ class Effects(Store):
             reply = await call(self._link, keys, (*IDEMPOTENT, *arguments), durable=receipt, ahead=ahead)
         else:
             while reply in (None, [b"AGAIN"]):  # AGAIN alone: refused, and nobody heard why
-                with self._shared.operations.one() as operation:
+                with self._shared.operations.one(verb) as operation:
                     reply = await call(self._link, keys, (*operation, *arguments), durable=receipt, ahead=ahead)
         if receipt is not None:
             receipt.check()

@@ -14,7 +14,7 @@ from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
 from redismem.stores.store import Shared
 from redismem.ttl import TTL
@@ -95,7 +95,7 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             task_id=task_id,
             user=user_id,
             speaker=speaker,
-            tags=frozenset(tags or ()),
+            tags=all_tags(tags),
             success_only=success_only,
             since=None if since is None else since.timestamp(),
             until=None if until is None else until.timestamp(),

@@ -1,10 +1,13 @@
 """Semantics: facts, as subject, predicate and object, each known once, with the confidence that it deserves.
 
 A fact that is learned again keeps the higher confidence, and what was told with it. Confidence fades: it halves in
-`Settings.confidence_half_life` unless the fact is learned again. Contract, round trips and errors are those of
-`redismem.stores.documents`.
+`Settings.confidence_half_life` unless the fact is learned again; what is left of it is what counts. Contract, round
+trips and errors are those of `redismem.stores.documents`.
 """
 
+import json
+import math
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from hashlib import blake2b
@@ -16,14 +19,12 @@ from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.identity import NaturalKey, normal
 from redismem.stores.joining import DocumentBatch
 from redismem.stores.rank import rank
 from redismem.stores.store import Shared
 from redismem.ttl import TTL
-
-_ALL = 1_000_000
 
 
 class SemanticMemory(Told):
@@ -40,8 +41,8 @@ class SemanticMemory(Told):
     @property
     def memory_id(self) -> str:
         """The same for every telling of the fact, whatever its case and spaces."""
-        parts = (normal(NaturalKey, part) for part in (self.subject, self.predicate, self.object))
-        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        parts = [normal(NaturalKey, part) for part in (self.subject, self.predicate, self.object)]
+        return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 class SemanticOperations(DocumentOperations[SemanticMemory]):
@@ -91,7 +92,7 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         asked = Query(
             text=query or "",
             user=user_id,
-            tags=frozenset(tags),
+            tags=all_tags(tags),
             since=None if since is None else since.timestamp(),
             until=None if until is None else until.timestamp(),
             limit=limit,
@@ -113,9 +114,9 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         """The facts about a subject, with a predicate, of an object, the surest first."""
         parts = {"s": subject, "p": predicate, "o": object}
         tags = frozenset(_part(kind, text) for kind, text in parts.items() if text is not None)
-        found = await self._search(scope, Query(tags=tags, limit=_ALL))
-        facts = [one.document for one in found if one.document.confidence >= min_confidence]
-        return sorted(facts, key=lambda fact: -fact.confidence)[:limit]
+        best = await self._best(scope, Query(tags=tags), self._standing_of, limit)
+        read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
+        return [one for one in read if one.confidence >= min_confidence]
 
     def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
         """See `DocumentOperations.document`."""
@@ -133,8 +134,21 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
 
     def put_of(self, document: SemanticMemory, ttl: TTL, told: int | None = None) -> Put[SemanticMemory]:
         """See `DocumentOperations.put_of`: only a surer telling replaces what is known, or a later one as sure."""
-        surer = rank(document.confidence) + rank(document.created_at)
+        surer = rank(self._standing(document.confidence, document.created_at)) + rank(document.created_at)
         return Put(document.memory_id, document, ttl, surer, importance=document.confidence, told=told)
+
+    def as_told(self, scope: str, stored: Stored) -> SemanticMemory:
+        """See `DocumentOperations.as_told`: its confidence is that of when it was told, which will fade again."""
+        return self.decoded(scope, stored.id, stored.data or b"")
+
+    def _standing(self, confidence: float, created_at: datetime | None) -> float:
+        """Orders facts by what their confidence has faded to, at any time."""
+        told = 0.0 if created_at is None else created_at.timestamp()
+        return math.log2(max(confidence, sys.float_info.min)) + told / self._settings.confidence_half_life
+
+    def _standing_of(self, stored: Stored) -> float:
+        attributes = self._codec.decode(stored.data or b"")
+        return self._standing(attributes.get("confidence", 1.0), attributes["created_at"])
 
     def seen(self, document: SemanticMemory, stored: Stored) -> SemanticMemory:
         """See `DocumentOperations.seen`: the confidence has faded since the fact was learned."""

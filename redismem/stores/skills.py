@@ -12,12 +12,10 @@ from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
 from redismem.stores.store import Shared
 from redismem.ttl import TTL
-
-_ALL = 1_000_000
 
 
 class SkillMemory(Told):
@@ -75,12 +73,11 @@ class SkillOperations(DocumentOperations[SkillMemory]):
     ) -> list[Result[SkillMemory]]:
         """The skills that fit best, those that work before those that do not; without a query, the best of all."""
         if query is not None:
-            asked = Query(text=query, tags=frozenset(tags), limit=limit, min_score=min_score)
+            asked = Query(text=query, tags=all_tags(tags), limit=limit, min_score=min_score)
             return await self._search(scope, asked)
-        found = await self._search(scope, Query(tags=frozenset(tags), limit=_ALL))
-        best = sorted(found, key=lambda one: (-one.document.success_rate, -one.document.uses))
-        rated = [Result(one.document, one.document.success_rate) for one in best]
-        return [one for one in rated if one.score >= min_score][:limit]
+        best = await self._best(scope, Query(tags=all_tags(tags)), lambda one: (_rate(one), one.uses), limit)
+        read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
+        return [Result(one, one.success_rate) for one in read if one.success_rate >= min_score]
 
     async def pages(
         self, scope: str, batch_size: int, *, timed: bool = True, embedded: bool = False
@@ -100,7 +97,7 @@ class SkillOperations(DocumentOperations[SkillMemory]):
     def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
         """See `DocumentOperations.document`."""
         texts = stored.id, attributes.get("description", ""), attributes.get("content", "")
-        rate = (stored.successes + 1) / (stored.uses + 2)
+        rate = _rate(stored)
         return Document(
             id=stored.id,
             text="\n".join(texts).replace("_", " "),
@@ -120,6 +117,11 @@ class SkillOperations(DocumentOperations[SkillMemory]):
     def seen(self, document: SkillMemory, stored: Stored) -> SkillMemory:
         """See `DocumentOperations.seen`: with what was counted."""
         return document.model_copy(update={"uses": stored.uses, "successes": stored.successes})
+
+
+def _rate(stored: Stored) -> float:
+    """See `SkillMemory.success_rate`."""
+    return (stored.successes + 1) / (stored.uses + 2)
 
 
 class SkillStore(SkillOperations, Blocking):

@@ -3,9 +3,9 @@
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from redismem.cache.reads import Reads, drop, is_anything_kept
+from redismem.cache.reads import Reads, clock, drop, is_anything_kept
 from redismem.codec import Codec
 from redismem.config import Settings
 from redismem.durability import Durability, Receipt
@@ -20,22 +20,28 @@ if TYPE_CHECKING:
     from redismem.batch import BatchLink
 
 
+_ASK_AGAIN: Final = 600.0
+"""Seconds: clocks drift, and another server may have taken over."""
+
+
 class ServerClock:
-    """The server's time: asked once, then carried on by this process' clock. Until it is asked, this process' time."""
+    """The server's time: asked now and then, and carried on by this process' clock. Until it is asked, that's time."""
 
     def __init__(self) -> None:
         self._ahead: float | None = None
+        self._asked = 0.0
 
     def seconds(self) -> float:
         """Since 1970."""
-        return time.time() if self._ahead is None else time.monotonic() + self._ahead
+        return time.time() if self._ahead is None else clock() + self._ahead
 
     async def asked(self, link: Link) -> float:
-        """`seconds`, by the server's clock in any case: a round trip, the first time."""
-        if self._ahead is None:
-            before = time.monotonic()
+        """`seconds`, by the server's clock in any case: a round trip, the first time and every ten minutes."""
+        if self._ahead is None or clock() > self._asked + _ASK_AGAIN:
+            before = clock()
             seconds, micros = await link.execute("TIME")
-            self._ahead = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
+            self._asked = clock()
+            self._ahead = int(seconds) + int(micros) / 1e6 - (before + self._asked) / 2
         return self.seconds()
 
 

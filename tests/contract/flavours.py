@@ -199,3 +199,24 @@ async def eventually(condition: Callable[[], Awaitable[T]], within: float = 10.0
 def results(handles: list[Handle[T]]) -> list[T]:
     """What each handle of a batch gives."""
     return [handle.result() for handle in handles]
+
+
+def lefts(place: Place, key: str, less: int = 0) -> list[float]:
+    """For how many seconds the expiring attributes of user 42 live; they are given so much `less` first."""
+    deadlines = f"redismem:user:{{42}}:ttl:{key}"
+    key = f"redismem:user:{{42}}:{key}"
+    with place.raw() as raw:
+        if raw.exists(deadlines):
+            for field in raw.zrange(deadlines, 0, -1):
+                raw.zincrby(deadlines, -less * 1000, field)
+            seconds, microseconds = raw.time()
+            return [
+                end / 1000 - seconds - microseconds / 1e6 for _, end in raw.zrange(deadlines, 0, -1, withscores=True)
+            ]
+        found: list[float] = []
+        for field in raw.hkeys(key):
+            left = raw.execute_command("HPTTL", key, "FIELDS", 1, field)[0] - less * 1000
+            if left > 0:
+                raw.execute_command("HPEXPIRE", key, left, "FIELDS", 1, field)
+                found.append(left / 1000)
+        return found

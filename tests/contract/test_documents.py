@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redismem import AsyncMemory, EpisodicMemory, SemanticMemory, SkillMemory
-from redismem.errors import Conflict, DecodeError, EncodeError, InvalidKey
+from redismem.errors import ConfigError, Conflict, DecodeError, EncodeError, InvalidKey, SchemaError
 from tests.contract.flavours import SOON, Place, all_raise, eventually, nothing_is_left, on_servers, results
 
 pytestmark = on_servers
@@ -189,9 +189,8 @@ async def test_update_gives_up(opened: Callable[..., AsyncMemory], place: Place)
 
     def disturbed(one: EpisodicMemory) -> EpisodicMemory:
         with place.raw() as raw:
-            document = raw.hget("redismem:scope:{default}:episodes", "e1")
-            raw.hset("redismem:scope:{default}:episodes", "e1", document + b"x")
-            raw.hset("redismem:scope:{default}:episodes", "e1", b"\x81\xa7content\xa1" + bytes([97 + len(seen)]))
+            other = b"\x82\xa9memory_id\xa2e1\xa7content\xa1" + bytes([97 + len(seen)])
+            raw.hset("redismem:scope:{default}:episodes", "e1", other)
         seen.append(one)
         return one
 
@@ -417,7 +416,7 @@ async def test_adds_of_a_batch_leave_together_and_fail_alone(memory: AsyncMemory
         last = batch.episodes.add(episode(9))
     assert results([*added, *others, last]) == [f"e{number}" for number in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
     assert isinstance(broken.error(), EncodeError)
-    assert isinstance(wrong.error(), AttributeError)
+    assert isinstance(wrong.error(), SchemaError)
     assert results(facts) == [True, False, True]
     assert results(skills) == [True, True, False]
     assert sorted(await ids(memory, limit=20)) == [f"e{number}" for number in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
@@ -436,3 +435,94 @@ async def test_adds_of_a_batch_are_one_call(memory: AsyncMemory, place: Place) -
         for number in range(4):
             batch.episodes.add(episode(number), scope=f"s{number % 2}")
     assert memory.stats().commands == after.commands + 4
+
+
+# --- what was found by trying to break it ---------------------------------------------------------------------------
+
+
+async def test_what_takes_the_place_of_the_old_must_not_replace_another(memory: AsyncMemory) -> None:
+    await memory.episodes.add_many(episode(number, created_at=LONG_AGO) for number in range(4))
+    await memory.episodes.add(EpisodicMemory(memory_id="2020", content="is there"))
+    with pytest.raises(Conflict, match="the id of another"):
+        await memory.episodes.compact(
+            lambda old: [EpisodicMemory(memory_id="2020", content=old[0].content)], before=LONG_AGO + timedelta(1)
+        )
+    assert await memory.episodes.count() == 5
+    assert await memory.episodes.compact(lambda old: old[:1], before=LONG_AGO + timedelta(1), batch_size=2) == 2
+    assert sorted(await ids(memory, limit=9)) == ["2020", "e0", "e2"]
+
+
+async def test_what_others_took_meanwhile_is_not_summed_up(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add_many(episode(number, created_at=LONG_AGO) for number in range(4))
+    batches: list[list[EpisodicMemory]] = []
+
+    def alone(old: list[EpisodicMemory]) -> list[EpisodicMemory]:
+        batches.append(old)
+        with place.raw() as raw:
+            raw.delete("redismem:scope:{default}:episodes")
+        return []
+
+    assert await memory.episodes.compact(alone, before=datetime.now(UTC), batch_size=2) == 0
+    assert [len(old) for old in batches] == [2]
+
+
+async def test_skills_keep_their_counts_through_changes(memory: AsyncMemory) -> None:
+    await memory.skills.add(SkillMemory(skill_name="a", created_at=LONG_AGO))
+    for success in (True, True, False):
+        await memory.skills.use("a", success=success)
+    seen: list[int] = []
+
+    def described(skill: SkillMemory) -> SkillMemory:
+        seen.append(skill.uses)
+        return skill.model_copy(update={"description": "better"})
+
+    changed = await memory.skills.update("a", described)
+    assert changed is not None
+    assert (changed.uses, changed.successes, changed.description) == (3, 2, "better")
+    assert await memory.skills.compact(lambda old: [described(one) for one in old], before=datetime.now(UTC)) == 0
+    kept = await memory.skills.get("a")
+    assert kept is not None
+    assert (kept.uses, kept.successes, seen) == (3, 2, [3, 3])
+
+
+async def test_an_update_makes_no_other_document_of_it(memory: AsyncMemory) -> None:
+    await memory.episodes.add(episode(1))
+    tea = fact("Ann", "likes", "tea")
+    await memory.semantics.add(tea)
+    await all_raise(
+        InvalidKey,
+        memory.episodes.update("e1", lambda one: one.model_copy(update={"memory_id": "e2"})),
+        memory.semantics.update(tea.memory_id, lambda one: one.model_copy(update={"object": "coffee"})),
+        memory.episodes.add(EpisodicMemory(memory_id="", content="nobody")),
+        memory.episodes.add(EpisodicMemory(memory_id="x" * 600, content="too long")),
+    )
+    await all_raise(SchemaError, memory.episodes.update("e1", lambda one: None))
+    await all_raise(ConfigError, memory.episodes.search(tags="flights"))
+    assert await memory.semantics.update(tea.memory_id, lambda one: one.model_copy(update={"confidence": 0.1}))
+    assert await memory.semantics.add(fact("Ann", "likes", "tea", 0.5))
+
+
+async def test_what_has_faded_gives_way(opened: Callable[..., AsyncMemory]) -> None:
+    memory = opened(confidence_half_life=3600.0)
+    hours_ago = datetime.now(UTC) - timedelta(hours=4)
+    await memory.semantics.add(fact("Ann", "lives in", "Oslo", 0.9, created_at=hours_ago))
+    assert not await memory.semantics.add(fact("Ann", "lives in", "Oslo", 0.05))
+    assert await memory.semantics.add(fact("Ann", "lives in", "Oslo", 0.5))
+    (known,) = await memory.semantics.query("Ann")
+    assert known.confidence == pytest.approx(0.5, abs=0.01)
+
+
+async def test_queries_note_only_what_they_give(memory: AsyncMemory, opened: Callable[..., AsyncMemory]) -> None:
+    bounded = opened(max_documents=10)
+    await bounded.semantics.add_many(fact(f"s{number}", "is", "x", number / 10) for number in range(1, 11))
+    for _ in range(20):
+        assert [one.subject for one in await bounded.semantics.query(predicate="is", limit=1)] == ["s10"]
+    await bounded.semantics.add(fact("new", "is", "x", 0.01))
+    left = {one.subject for one in await memory.semantics.query(predicate="is")}
+    assert {"s10", "new"} <= left, "what was just stored stays, and what is used"
+    assert len(left) == 10
+
+
+async def test_ids_that_only_look_alike_are_different(memory: AsyncMemory) -> None:
+    await memory.semantics.add_many([fact("a\0b", "c", "d"), fact("a", "b\0c", "d")])
+    assert await memory.semantics.count() == 2

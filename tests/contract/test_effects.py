@@ -245,11 +245,11 @@ async def test_an_ended_session_leaves_only_this(store: AsyncSessionStore, place
 
 def test_ids_of_what_goes_on_at_a_time_differ_and_generations_grow() -> None:
     operations = Operations(1.5)
-    with operations.one() as (first, early, memory), operations.one() as (second, later, _):
+    with operations.one("increment") as (first, early, memory), operations.one("increment") as (second, later, _):
         assert first != second
         assert cast(int, early) < cast(int, later)
         assert memory == 1500
-    with operations.one() as (again, latest, _):
+    with operations.one("increment") as (again, latest, _):
         assert again in (first, second)
         assert cast(int, latest) > cast(int, later)
 

@@ -21,7 +21,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 --@include fields
 
-local changed, was_there = {}, call('EXISTS', docs) == 1
+local changed, fresh, was_there = {}, {}, call('EXISTS', docs) == 1
 
 local function note(how, id)
   changed[#changed + 1] = how
@@ -29,11 +29,12 @@ local function note(how, id)
 end
 
 -- Write down what changed, as one change. It is after no other if there was nothing, and no change is known to have left
--- nothing: who still has documents that the server has evicted must read anew. Its number is greater than any before, also of a collection that was
--- forgotten: it is at least the time, in microseconds.
+-- nothing: who still has documents that the server has evicted must read anew. Its number is greater than any before,
+-- also of a collection that was forgotten: it is at least the time, in microseconds.
 local function log_changes()
   if #changed == 0 then return end
   local last = call('HGET', meta, 'change') or '0'
+  if last == '0' and was_there then call('HSET', meta, 'timed', '1') end  -- meta was evicted: nobody knows
   local number = string.format('%.0f', math.max(last + 1, clock[1] * 1000000 + clock[2]))
   local is_known = was_there or call('HGET', meta, 'empty') == last
   call('HSET', meta, 'change', number)
@@ -70,15 +71,23 @@ local function drop(id)
   return true
 end
 
--- If there are too many, the least used go; what was noted of those that have expired goes first.
+-- If there are too many, the least used go, before those that this call has stored; what was noted of those that have
+-- expired goes first.
 local function make_room()
   local most = tonumber(ARGV[4])
-  if most == 0 then return end
-  while call('HLEN', docs) > most do
-    -- any, if the server has evicted what was noted
-    local id = call('ZPOPMIN', use)[1] or call('HSCAN', docs, '0', 'COUNT', '1')[2][1]
-    if not id then return end
-    drop(id)
+  local over = most > 0 and call('HLEN', docs) - most or 0
+  if over <= 0 then return end
+  local spared = {}
+  for _, id in ipairs(call('ZRANGE', use, '0', over + #changed / 2)) do
+    if over > 0 and not fresh[id] then
+      if drop(id) then over = over - 1 end
+    else
+      spared[#spared + 1] = id
+    end
+  end
+  -- any, if the server has evicted what was noted
+  for _, id in ipairs(over > 0 and #spared == 0 and call('HKEYS', docs) or spared) do
+    if over > 0 and drop(id) then over = over - 1 end
   end
 end
 

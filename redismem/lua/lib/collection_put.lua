@@ -1,7 +1,7 @@
 -- Store one document, as the arguments of collection_put.lua say.
 --@include collection
 
-local embedder = ARGV[7]
+local embedder, is_timed = ARGV[7], call('HEXISTS', meta, 'timed') == 1
 
 -- An embedding that does not belong to the document any more must not stay.
 local function put_vector(id, ttl, vector, there)
@@ -18,9 +18,11 @@ local function put(id, document, ttl, rank, uses, expected, vector)
   local there = fields_ttl(docs, dl, now, id)
   if expected ~= '' and call('HGET', docs, id) ~= expected then return '0' end
   if ttl < 0 then ttl = there or 0 end
-  if there and rank ~= '' and (call('HGET', meta, 'rank:' .. id) or '') >= rank then return '0' end
+  if there and rank ~= '' and expected == '' and (call('HGET', meta, 'rank:' .. id) or '') >= rank then return '0' end
+  if not there and is_timed then drop(id) end  -- what was noted of one that has expired
   fields_put(docs, dl, now, ttl, {id, document})
   put_vector(id, ttl, vector, there)
+  fresh[id] = true
   if ttl > 0 then call('HSET', meta, 'timed', '1') end
   if rank ~= '' then call('HSET', meta, 'rank:' .. id, rank) end
   if not there then call('ZADD', use, string.format('%.0f', now + span * math.log(uses)), id) end
@@ -31,7 +33,7 @@ end
 -- Documents that expire leave behind what was noted of them. A few, drawn at each write, are looked at, so that what is
 -- left behind stays a fraction of what is there.
 local function sweep()
-  if call('HEXISTS', meta, 'timed') == 0 then return end
+  if not is_timed then return end
   for _, id in ipairs(call('ZRANDMEMBER', use, '3')) do
     if not fields_ttl(docs, dl, now, id) then drop(id) end
   end

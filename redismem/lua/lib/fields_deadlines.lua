@@ -48,7 +48,8 @@ end
 local function fields_ttl(ns, dl, now, field)
   if call('HEXISTS', ns, field) == 0 then return nil end
   local deadline = call('ZSCORE', dl, field)
-  return deadline and deadline - now or 0
+  if not deadline then return 0 end
+  return tonumber(deadline) > now and deadline - now or nil
 end
 
 -- Give an existing field a TTL, or take it away with 0.

@@ -12,7 +12,7 @@ end
 local function fields_ttl(ns, dl, now, field)
   local ttl = call('HPTTL', ns, 'FIELDS', '1', field)[1]
   if not ttl or ttl == -2 then return nil end
-  return math.max(ttl, 0)
+  return ttl == -1 and 0 or math.max(ttl, 1)  -- HPTTL says 0 in a field's last millisecond
 end
 
 -- Give an existing field a TTL, or take it away with 0.
