@@ -180,7 +180,9 @@ class Codec:
             if zstandard is None:
                 raise ValueError("it is a zstd frame; install redismem[zstd] to read it")
             if not 0 <= zstandard.frame_content_size(frame) <= self.max_value_bytes:
-                raise ValueError(f"it is a zstd frame of unknown size, or of more than max_value_bytes={self.max_value_bytes}")
+                raise ValueError(
+                    f"it is a zstd frame of unknown size, or of more than max_value_bytes={self.max_value_bytes}"
+                )
             return _zstd.decompress(frame, allow_extra_data=False)
         if frame.startswith(b"\x1f\x8b"):
             inflater = zlib.decompressobj(wbits=31)

@@ -57,7 +57,6 @@ def test_a_model_of_sentence_transformers_is_an_embedder() -> None:
         def encode(self, texts: Any) -> np.ndarray:
             return np.ones((len(texts), 5))
 
-
     model = SentenceTransformers(Model())
     assert (model.dimensions, model.embed(["a"]).shape) == (5, (1, 5))
 
