@@ -26,7 +26,7 @@ from redismem.stores.identity import Id, NaturalKey
 from redismem.stores.in_memory import InMemorySessionStore
 from redismem.stores.policy import Expires, FillMissing, KeepFirst, Latest, Max, MaxBy, Min, Sum, Union
 from redismem.stores.preferences import AsyncPreferenceStore, PreferenceStore
-from redismem.stores.record import AsyncRecordStore, Merged, RecordStore
+from redismem.stores.record import AsyncRecordStore, Merged, Records, RecordStore
 from redismem.stores.semantics import AsyncSemanticStore, SemanticMemory, SemanticStore
 from redismem.stores.sessions import MISSING, AsyncSessionStore, Copy, SessionInfo, SessionStore
 from redismem.stores.shape import Snapshot, migration
@@ -88,6 +88,7 @@ __all__ = [
     "NewTurn",
     "PreferenceStore",
     "RecordStore",
+    "Records",
     "Relationship",
     "SemanticMemory",
     "SemanticStore",

@@ -11,7 +11,7 @@ local function apply()
     gone = gone + call('EXISTS', KEYS[n])
     call('DEL', KEYS[n], KEYS[n + 1])
   end
-  call('HDEL', KEYS[2], unpack(ARGV, 4))
+  for n = 4, #ARGV do call('HDEL', KEYS[2], ARGV[n]) end
   return {'OK', gone}, gone
 end
 

@@ -18,11 +18,13 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic.dataclasses import dataclass
 
 from redismem.durability import Durability
-from redismem.errors import InvalidKey
+from redismem.errors import InvalidKey, SchemaError
 from redismem.link.scan import scanned
 from redismem.op import Asyncio, Blocking, op, stream
+from redismem.stores.attribute import Attributes
 from redismem.stores.policy import KeepFirst, Sum, Union
 from redismem.stores.record import Merged, Migrated, Place, RecordStoreBase, Write
+from redismem.stores.shape import Snapshot
 from redismem.stores.store import BatchedStore, Shared
 
 
@@ -70,8 +72,10 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
         durable: Durability | None = None,
         **attributes: Any,
     ) -> Merged:
-        """Note an exchange, and merge `attributes` of the context by their policies."""
+        """Note an exchange, and merge other `attributes` of the context by their policies."""
         noted = {"conversations_count": 1, "last_message": message, "last_response": response}
+        if said := noted.keys() & attributes.keys():
+            raise SchemaError(f"an exchange says what becomes of {', '.join(sorted(said))}; use merge()")
         return await self._merge(user_id, attributes | noted, durable)
 
     @op
@@ -114,7 +118,13 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
         key = self._keys.context(user_id)
         return Place(key, key, "")
 
+    def _whole(self, user_id: str, record: C, before: Snapshot[C] | None) -> Attributes:
+        told = super()._whole(user_id, record, before)
+        _refuse_another(user_id, told["user_id"])
+        return told
+
     async def _merge(self, user_id: str, attributes: Mapping[str, Any], durable: Durability | None) -> Merged:
+        _refuse_another(user_id, attributes.get("user_id", user_id))
         changes = self._shape.merging({"user_id": user_id, **attributes}, self._codec)
         return (await self._write(user_id, [Write(self._place(user_id), changes)], durable))[0]
 
@@ -141,3 +151,8 @@ class ContextBatch(ContextOperations[C], BatchedStore):
     def of(self, model: type[D]) -> "ContextBatch[D]":
         """The same store for contexts of your own."""
         return ContextBatch(self._shared, model)
+
+
+def _refuse_another(user_id: str, told: Any) -> None:
+    if told != user_id:
+        raise SchemaError(f"the context of user {user_id!r} is of no other: {told!r}")

@@ -19,11 +19,14 @@
 `FillMissing` what was written first and was not None                     idempotent
 ============  ==========================================================  =============================
 
-`Max`, `Min`, `MaxBy` and `FillMissing` take no notice of None.
+None says nothing, except to `Latest` and `KeepFirst`.
 """
 
+import types
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Any, Final, get_args, get_origin
 
 from redismem.ttl import milliseconds
 
@@ -63,3 +66,16 @@ class Expires:
 
     def __post_init__(self) -> None:
         milliseconds(self.seconds)
+
+
+def parts(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Each type that an annotation allows, with what `Annotated` says of it; of a union, each of its types."""
+    annotation = getattr(annotation, "__value__", annotation)  # of an alias that `type` has declared
+    if get_origin(annotation) is Annotated:
+        for kind, said in parts(annotation.__origin__):
+            yield kind, (*said, *annotation.__metadata__)
+    elif get_origin(annotation) in (typing.Union, types.UnionType):
+        for kind in get_args(annotation):
+            yield from parts(kind)
+    else:
+        yield annotation, ()

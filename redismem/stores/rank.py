@@ -1,7 +1,8 @@
 """Ranks: text that compares as the values do, so that a server can keep the greatest without reading it.
 
 A rank is made of `0-9a-f` only: such text compares alike everywhere, whatever the server's locale. Numbers, whole or
-not, compare with each other; of texts, dates, moments and everything else only the like of each other do.
+not, compare with each other; of texts, dates, moments and everything else only the like of each other do. Of Decimals
+that differ after more than 15 decimal places the ranks may be equal: whoever ranks them adds a `tie_break`.
 """
 
 import math

@@ -15,9 +15,10 @@ Round trips
     Sums are added once, even if a reply is lost and the call is repeated.
 
 Errors
-    `Conflict` when `if_version` does not hold, `SchemaError` for what the model does not allow, `DecodeError` for what
-    is stored and is no record of the model, `LimitExceeded` for sums beyond 64 bits, `InvalidKey`, `LinkError`. A write
-    that raises has changed nothing, except that after `Unavailable` and `Timeout` it may have been applied.
+    `Conflict` when `if_version` does not hold, `SchemaError` for what the model does not allow, `EncodeError` for what
+    has no exact stored form, `DecodeError` for what is stored and is no record of the model (of several records, the
+    others come: `Records`), `LimitExceeded` for sums beyond 64 bits, `InvalidKey`, `LinkError`. A write that raises has
+    changed nothing, except that after `Unavailable` and `Timeout` it may have been applied.
 """
 
 import copy
@@ -46,13 +47,14 @@ from redismem.link.features import ExpiryTier
 from redismem.link.scan import scanned
 from redismem.op import Asyncio, Blocking, op, settle, stream
 from redismem.scripts import script
+from redismem.stores.attribute import MEMBER, RANK, Attributes, Change
 from redismem.stores.effects import Effects
-from redismem.stores.shape import Change, Snapshot, shape
+from redismem.stores.shape import Snapshot, shape
 from redismem.stores.store import BatchedStore, Shared
 
 M = TypeVar("M")
 
-_WHOLE: Final = b"@record"
+_CREATED: Final = b"+"
 _ABOUT: Final = 1000
 """Bytes that a record takes in L1, about."""
 _MIGRATION_ATTEMPTS: Final = 10
@@ -81,6 +83,14 @@ class Migrated(StrEnum):
     """It was only looked at, or others wrote to it all the time: it is as it was, and will be migrated when read."""
 
 
+class Records(dict[str, M]):
+    """The readable ones of several records, by id. `unreadable` reports the others: id -> `DecodeError`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unreadable: dict[str, DecodeError] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a record is: its hash, and under which name which index lists it ("": none does)."""
@@ -100,6 +110,10 @@ class Write:
     how: str = "merge"
     """Whether records of an older version are left alone (merge) or not (force), or made this version (migrate)."""
 
+    def __post_init__(self) -> None:
+        if self.if_version is not None and (type(self.if_version) is not int or self.if_version < 0):
+            raise SchemaError(f"if_version is a version, or 0 for a record that is not there, not {self.if_version!r}")
+
     def arguments(self) -> list[Argument]:
         """As record_merge.lua takes it."""
         version: Argument = "" if self.if_version is None else self.if_version
@@ -115,6 +129,7 @@ class RecordStoreBase(Effects, Generic[M]):
     def __init__(self, shared: Shared, model: type[M]) -> None:
         super().__init__(shared)
         self._shape = shape(model)
+        self._kept_as = b"@record:%d" % id(self._shape)  # shapes are for ever
 
     async def _read(self, user_id: str, places: Sequence[Place], *, fresh: bool = True) -> list[Snapshot[M] | None]:
         """The records, migrated; one round trip, and one more for each that had to be.
@@ -123,7 +138,7 @@ class RecordStoreBase(Effects, Generic[M]):
         """
         if fresh or self._l1 is None or len(places) != 1 or not self._shape.lasts:
             return await self._ask(user_id, places)
-        kept = await self._l1.through(places[0].key, _WHOLE, partial(self._asked, user_id, places[0]))
+        kept = await self._l1.through(places[0].key, self._kept_as, partial(self._asked, user_id, places[0]))
         return [copy.deepcopy(kept)]  # frozen, but what it holds need not be
 
     async def _asked(self, user_id: str, place: Place) -> tuple[Snapshot[M] | None, int]:
@@ -131,45 +146,45 @@ class RecordStoreBase(Effects, Generic[M]):
 
     async def _ask(self, user_id: str, places: Sequence[Place]) -> list[Snapshot[M] | None]:
         hashes = await self._hashes(places)
-        return [await self._snapshot(user_id, place, reply) for place, reply in zip(places, hashes, strict=True)]
+        return [await self._snapshot(user_id, place, fields) for place, fields in zip(places, hashes, strict=True)]
 
-    async def _hashes(self, places: Sequence[Place]) -> Sequence[Reply]:
-        """What is stored of records of one user, in one round trip."""
+    async def _hashes(self, places: Sequence[Place]) -> list[dict[bytes, bytes]]:
+        """The fields of records of one user, in one round trip."""
         tier = (await self._link.features()).tier
         if not places:
             return []
         if tier is ExpiryTier.DEADLINES:
             keys = list(chain.from_iterable((place.key, self._keys.deadlines(place.key)) for place in places))
             hashes: Sequence[Reply] = await script("record_read", tier)(self._link, keys, ())
-            return hashes
-        return await self._link.pipeline([("HGETALL", place.key) for place in places])
+        else:
+            hashes = await self._link.pipeline([("HGETALL", place.key) for place in places])
+        return [_fields(reply) for reply in hashes]
 
-    async def _snapshot(self, user_id: str, place: Place, reply: Reply) -> Snapshot[M] | None:
-        fields = _fields(reply)
+    async def _snapshot(self, user_id: str, place: Place, fields: Mapping[bytes, bytes]) -> Snapshot[M] | None:
         found = self._shape.read(fields, self._codec, place.key)
-        if found is None or found.schema >= self._shape.version:
+        if found is None or self._shape.is_current(found, fields):
             return found
         try:
             merged = await self._write_back(user_id, place, fields, found)
         except Conflict:  # another was faster, perhaps with the same migration: this is what there was before
             return found
-        return Snapshot(found.record, merged.version, self._shape.version, found.created_ms, found.updated_ms)
+        return replace(found, version=merged.version, schema=self._shape.version)
 
     async def _write_back(
         self, user_id: str, place: Place, fields: Mapping[bytes, bytes], found: Snapshot[M]
     ) -> Merged:
         """Write what these fields became by migrations. Raises `Conflict` if they have changed since."""
         try:
-            changes = self._shape.migrating(found.record, fields, self._codec, place.key)
-        except (EncodeError, SchemaError) as error:
+            changes = self._shape.migrating(found, fields, self._codec, place.key)
+        except (EncodeError, LimitExceeded, SchemaError) as error:
             raise DecodeError(f"what it becomes by migrations cannot be stored: {error}", place.key) from None
         return (await self._write(user_id, [Write(place, changes, found.version, "migrate")]))[0]
 
     async def _migrate(self, user_id: str, place: Place, *, dry_run: bool) -> Migrated:
         for _ in range(_MIGRATION_ATTEMPTS):
-            fields = _fields((await self._hashes([place]))[0])
+            (fields,) = await self._hashes([place])
             found = self._shape.read(fields, self._codec, place.key)
-            if found is None or found.schema >= self._shape.version:
+            if found is None or self._shape.is_current(found, fields):
                 return Migrated.CURRENT
             if dry_run:
                 break
@@ -230,8 +245,10 @@ class RecordStoreBase(Effects, Generic[M]):
                 return [_merged(one) for one in reply[1:]]
             case b"AGAIN":  # what exactly it changed went with the first reply
                 return [
-                    Merged(int(version), False, _attributes(change[1] for change in write.changes))
-                    for version, write in zip(reply[1].split(), writes, strict=True)
+                    Merged(
+                        int(done.rstrip(_CREATED)), done.endswith(_CREATED), _attributes(c[1] for c in write.changes)
+                    )
+                    for done, write in zip(reply[1].split(), writes, strict=True)
                 ]
             case b"CONFLICT":
                 place = _place(writes, reply[1])
@@ -247,18 +264,31 @@ class RecordStoreBase(Effects, Generic[M]):
         for attempt in range(self._settings.update_attempts):
             if attempt:
                 await self._link.sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 9)))
-            (found,) = await self._read(user_id, [place])
-            record: M = await settle(fn(None if found is None else found.record))
-            changes = self._shape.replacing(record, self._codec)
+            found, fields = await self._found(user_id, place)
+            before = copy.deepcopy(found)  # `fn` may change what its argument holds
+            told = self._whole(user_id, await settle(fn(None if found is None else found.record)), before)
+            changes = self._shape.changing(told, fields, self._codec)
             try:
                 await self._write(user_id, [Write(place, changes, 0 if found is None else found.version)], durable)
             except Conflict:
                 continue
-            return record
+            return self._shape.made(told)
         raise Conflict(
             f"{place.key}: others changed it at each of {self._settings.update_attempts} attempts; merge instead, "
             "or raise update_attempts"
         )
+
+    def _whole(self, user_id: str, record: M, before: Snapshot[M] | None) -> Attributes:
+        """What is to be stored of a whole record."""
+        return self._shape.told(record, before)
+
+    async def _found(self, user_id: str, place: Place) -> tuple[Snapshot[M] | None, dict[bytes, bytes]]:
+        """A record and its fields: one round trip, or three if it is migrated first."""
+        (fields,) = await self._hashes([place])
+        found = await self._snapshot(user_id, place, fields)
+        if found is not None and int(fields[b"@version"]) != found.version:
+            (fields,) = await self._hashes([place])
+        return found, fields
 
 
 class RecordOperations(RecordStoreBase[M]):
@@ -289,14 +319,15 @@ class RecordOperations(RecordStoreBase[M]):
         return (await self._read(user_id, [self._place(user_id, record_id)], fresh=fresh))[0]
 
     @op
-    async def get_many(self, user_id: str, record_ids: Iterable[str]) -> dict[str, M]:
-        """Those of these records that there are."""
+    async def get_many(self, user_id: str, record_ids: Iterable[str]) -> "Records[M]":
+        """Those of these records that there are. Those that cannot be read are in `Records.unreadable`."""
         return await self._get_many(user_id, list(dict.fromkeys(record_ids)))
 
     @op
-    async def get_all(self, user_id: str) -> dict[str, M]:
-        """Every record of the user, by id. Two round trips."""
-        return await self._get_many(user_id, await self._ids(user_id))
+    async def get_all(self, user_id: str) -> "Records[M]":
+        """Every record of the user, by id. Two round trips. Those that cannot be read are in `Records.unreadable`."""
+        listed = await self._link.execute("HKEYS", self._keys.records(user_id, self.name))
+        return await self._get_many(user_id, [name.decode() for name in listed])
 
     @op
     async def ids(self, user_id: str) -> list[str]:
@@ -343,8 +374,8 @@ class RecordOperations(RecordStoreBase[M]):
         if_version: int | None = None,
         durable: Durability | None = None,
     ) -> Merged:
-        """Make the stored record this one, whatever it was."""
-        changes = self._shape.replacing(record, self._codec)
+        """Make the stored record this one, whatever it was. What has its default, and was not set, is not stored."""
+        changes = self._shape.replacing(self._shape.told(record, None), self._codec)
         return (await self._write(user_id, [Write(self._place(user_id, record_id), changes, if_version)], durable))[0]
 
     @op
@@ -383,13 +414,18 @@ class RecordOperations(RecordStoreBase[M]):
         """
         return await self._migrate(user_id, self._place(user_id, record_id), dry_run=dry_run)
 
-    async def _ids(self, user_id: str) -> list[str]:
-        listed = await self._link.execute("HKEYS", self._keys.records(user_id, self.name))
-        return [name.decode() for name in listed]
-
-    async def _get_many(self, user_id: str, record_ids: Sequence[str]) -> dict[str, M]:
-        found = await self._read(user_id, [self._place(user_id, record_id) for record_id in record_ids])
-        return {record_id: one.record for record_id, one in zip(record_ids, found, strict=True) if one is not None}
+    async def _get_many(self, user_id: str, record_ids: Sequence[str]) -> "Records[M]":
+        records = Records[M]()
+        places = [self._place(user_id, record_id) for record_id in record_ids]
+        for record_id, place, fields in zip(record_ids, places, await self._hashes(places), strict=True):
+            try:
+                found = await self._snapshot(user_id, place, fields)
+            except DecodeError as error:
+                records.unreadable[record_id] = error
+            else:
+                if found is not None:
+                    records[record_id] = found.record
+        return records
 
 
 class RecordStore(RecordOperations[M], Blocking):
@@ -423,7 +459,7 @@ def _merged(reply: Sequence[Any]) -> Merged:
 
 def _attributes(fields: Iterable[bytes]) -> frozenset[str]:
     """The attributes that these fields are of."""
-    return frozenset(field.partition(b":")[0].decode() for field in fields)
+    return frozenset(field.partition(MEMBER)[0].removesuffix(RANK).decode() for field in fields if field)
 
 
 def _place(writes: Sequence[Write], name: bytes) -> str:

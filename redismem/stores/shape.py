@@ -11,34 +11,44 @@ migration left them say nothing new, and are not migrated again.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache, cached_property
-from typing import Any, Final, Generic, TypeVar, cast
+from inspect import get_annotations, signature
+from typing import Annotated, Any, Final, Generic, TypeVar, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError
+from typing_extensions import TypedDict
 
 from redismem.codec import Codec
-from redismem.errors import DecodeError, EncodeError, SchemaError
-from redismem.stores.policy import Expires, Latest, MaxBy, Min, Policy, Union
-from redismem.stores.rank import inverse, rank, tie_break
-from redismem.ttl import milliseconds
+from redismem.errors import DecodeError, SchemaError
+from redismem.stores.attribute import KEEP, MEMBER, RANK, Attribute, Attributes, Change, merging, replacing, same
+from redismem.stores.policy import Max, MaxBy, Union
 
 M = TypeVar("M")
+T = TypeVar("T")
 
-Change = tuple[str, bytes, bytes, bytes, int]
-"""How, field, value, rank, TTL in milliseconds: as lib/record.lua takes it."""
-Attributes = dict[str, Any]
 Migration = Callable[[Attributes], Attributes]
 
 _NOTHING: Final = object()
 _HEAD: Final = b"@"
 _LEFT: Final = b"@left"
-_RANK: Final = b"^"
-_MEMBER: Final = b":"
+_VALIDATORS: Final = {
+    "before": BeforeValidator,
+    "after": AfterValidator,
+    "plain": PlainValidator,
+    "wrap": WrapValidator,
+}
 _migrations: defaultdict[type, list[Migration]] = defaultdict(list)
 
 
@@ -73,49 +83,25 @@ class Snapshot(Generic[M]):
     """Milliseconds since 1970, by the server's clock."""
     updated_ms: int
     """The same, of the last change."""
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """One attribute: its name, its type, how it merges and how long it lives."""
-
-    name: str
-    info: FieldInfo
-    policy: Policy
-    ttl_ms: int
-
-    @property
-    def field(self) -> bytes:
-        """Its field, or what the fields of its members begin with."""
-        return self.name.encode() + (_MEMBER if self.policy == Union else b"")
-
-    @cached_property
-    def adapter(self) -> TypeAdapter[Any]:
-        """Checks values."""
-        return TypeAdapter(cast(Any, self.info.annotation))
-
-    @cached_property
-    def empty(self) -> Any:
-        """A union of nothing."""
-        nothing: tuple[Any, ...] = (frozenset[Any](), {})
-        for empty in nothing:
-            try:
-                self.adapter.validate_python(empty)
-            except ValidationError:
-                continue
-            return empty
-        raise SchemaError(f"{self.name}: Union is for sets and for dicts")
+    told: frozenset[str]
+    """The attributes that somebody has told; the others have their defaults."""
 
 
 class Shape(Generic[M]):
     """One model's attributes."""
 
     def __init__(self, model: type[M]) -> None:
-        fields: dict[str, FieldInfo] | None = getattr(model, "__pydantic_fields__", None)
+        fields = _fields_of(model)
         if not fields:
             raise SchemaError(f"{model!r}: give a pydantic model, or a pydantic dataclass, that has attributes")
+        if lost := _unseen(model):
+            raise SchemaError(
+                f"{model.__name__}: pydantic does not know {', '.join(lost)}; use its dataclass decorator"
+            )
         self.model = model
-        self.attributes = {name: _attribute(model, name, info) for name, info in fields.items()}
+        self.attributes = {name: self._attribute(name, info) for name, info in fields.items()}
+        for attribute in self.attributes.values():
+            self._check_order(attribute)
         self._adapter: TypeAdapter[M] = TypeAdapter(model)
 
     @property
@@ -133,36 +119,127 @@ class Shape(Generic[M]):
     def merging(self, record: M | Mapping[str, Any], codec: Codec, *, skip_none: bool = False) -> list[Change]:
         """What a merge of this record writes: of a model, the attributes that were set; of a dataclass, all.
 
-        A mapping has attributes by name. Raises `SchemaError` for what is no attribute or has not its type,
-        `EncodeError` for what cannot be stored.
+        A mapping has attributes by name. Raises `SchemaError` for what is no attribute or not allowed for it,
+        `EncodeError` for what cannot be stored, `LimitExceeded` for sums beyond 64 bits.
         """
-        values = self._given(record)
+        if isinstance(record, Mapping):
+            given = dict(cast(Mapping[str, Any], record))
+            self._refuse_unknown(given)
+        else:
+            given = self._values(record, _said_by(self._mine(record)))
+        values = self._valid(self._some, given)
         if skip_none:
             values = {name: value for name, value in values.items() if value is not None}
         return [change for name in values for change in merging(self.attributes[name], values, codec)]
 
-    def replacing(self, record: M, codec: Codec) -> list[Change]:
+    def told(self, record: M, before: Snapshot[M] | None) -> Attributes:
+        """What is to be stored of a whole record: what was told before, is told now, or is not as it was.
+
+        If nothing was there `before`: or is not as it would be by default. Raises `SchemaError`.
+        """
+        record = self._mine(record)
+        names = _said_by(record) if isinstance(record, BaseModel) else set[str]()
+        if before is not None:
+            names |= before.told
+        for name, attribute in self.attributes.items():
+            was = attribute.default if before is None else getattr(before.record, name)
+            if not same(getattr(record, name, _NOTHING), was):
+                names.add(name)
+        made = self.made(self._values(record, names))
+        return {name: getattr(made, name) for name in names}
+
+    def made(self, told: Attributes) -> M:
+        """The record of which this is told. Raises `SchemaError`."""
+        return self._valid(self._adapter, told)
+
+    def replacing(self, told: Attributes, codec: Codec) -> list[Change]:
         """What makes a record this one, whatever it was."""
-        values = _attributes_of(record, self.attributes)
-        return [change for name in values for change in replacing(self.attributes[name], values, codec)]
+        sets = [change for name in told for change in replacing(self.attributes[name], told, codec)]
+        return [("only", b"", ",".join(self.attributes).encode(), b"%d" % len(sets), 0), *sets]
 
-    def _given(self, record: M | Mapping[str, Any]) -> Attributes:
-        if isinstance(record, Mapping):
-            given = cast(Mapping[str, Any], record)
-            if unknown := given.keys() - self.attributes.keys():
-                raise SchemaError(f"{self.model.__name__} has no attribute {', '.join(sorted(unknown))}")
-            return {name: self._checked(self.attributes[name], value) for name, value in given.items()}
+    def changing(
+        self, told: Attributes, fields: Mapping[bytes, bytes], codec: Codec, *, keep_ttl: bool = False
+    ) -> list[Change]:
+        """What makes the record that has these fields this one: what is as it was is left alone, and its TTL too.
+
+        `keep_ttl`: so is the TTL of what changes.
+        """
+        sets = {name: list(replacing(self.attributes[name], told, codec)) for name in told}
+        news = {name for name in told if any(self._is_news(name, change, fields) for change in sets[name])}
+        changes: list[Change] = []
+        for name, each in sets.items():
+            policy = self.attributes[name].policy
+            if policy == Union:
+                changes += (change for change in each if self._is_news(name, change, fields))
+            elif name in news or (isinstance(policy, MaxBy) and policy.by in news):
+                changes += each
+        if keep_ttl:
+            changes = [(*change[:4], KEEP) if change[1] in fields else change for change in changes]
+        wanted = {change[1] for each in sets.values() for change in each}
+        gone = (field for field in fields if field not in wanted and _owner(field) in self.attributes)
+        return [*changes, *(("erase", field, b"", b"", 0) for field in gone)]
+
+    def _is_news(self, name: str, change: Change, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether a field would change. What merges by another attribute keeps the rank that this had at the time."""
+        _, field, data, _, _ = change
+        if field.endswith(RANK) and isinstance(self.attributes[name].policy, MaxBy):
+            return field not in fields
+        return fields.get(field) != data
+
+    def _mine(self, record: object) -> M:
         if not isinstance(record, self.model):
-            raise SchemaError(f"give a {self.model.__name__}, or a mapping of its attributes, not {type(record)}")
-        chosen = record.model_fields_set if isinstance(record, BaseModel) else self.attributes.keys()
-        return _attributes_of(record, chosen)
+            raise SchemaError(f"give an instance of {self.model.__name__}, not of {type(record).__name__}")
+        self._refuse_unknown(_said_by(record))  # of a subclass, or of a model that allows others
+        return record
 
-    def _checked(self, attribute: Attribute, value: Any) -> Any:
+    def _values(self, record: M, names: Iterable[str]) -> Attributes:
+        return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        if unknown := set(names) - self.attributes.keys():
+            raise SchemaError(f"{self.model.__name__} has no attribute {', '.join(sorted(map(str, unknown)))}")
+
+    def _valid(self, adapter: TypeAdapter[T], values: Attributes) -> T:
         try:
-            return attribute.adapter.validate_python(value)
+            return adapter.validate_python(values)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]["msg"]
-            raise SchemaError(f"{self.model.__name__}.{attribute.name}: {problem}") from None
+            raise SchemaError(f"{self.model.__name__}.{_problem(error)}") from None
+
+    @cached_property
+    def _some(self) -> TypeAdapter[Attributes]:
+        """Checks some of the attributes, each by itself."""
+        checks: dict[str, Any] = {
+            name: Annotated[(one.info.annotation, *one.info.metadata)] if one.info.metadata else one.info.annotation
+            for name, one in self.attributes.items()
+        }
+        for name, check in _validators(self.model):
+            for each in checks if name == "*" else (name,):
+                checks[each] = Annotated[checks[each], check]
+        some = cast(Any, TypedDict)(self.model.__name__, checks, total=False)
+        some.__pydantic_config__ = {**_config(self.model), "alias_generator": None}
+        return TypeAdapter(some)
+
+    # --- declaration ------------------------------------------------------------------------------------------------
+
+    def _attribute(self, name: str, info: FieldInfo) -> Attribute:
+        config = _config(self.model)
+        if info.validation_alias is not None and not (config.get("populate_by_name") or config.get("validate_by_name")):
+            raise SchemaError(
+                f"{self.model.__name__}.{name} has an alias: have the model accept names too, by populate_by_name"
+            )
+        try:
+            return Attribute.of(name, info)
+        except SchemaError as error:
+            raise SchemaError(f"{self.model.__name__}.{error}") from None
+
+    def _check_order(self, attribute: Attribute) -> None:
+        """Whether that by which it merges is there, and has an order."""
+        if not isinstance(attribute.policy, MaxBy):
+            return
+        by = self.attributes.get(attribute.policy.by)
+        problem = "is no attribute" if by is None else by.mismatch(Max)
+        if problem:
+            raise SchemaError(f"{self.model.__name__}.{attribute.name}: MaxBy({attribute.policy.by!r}): {problem}")
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -182,11 +259,21 @@ class Shape(Generic[M]):
                 attributes = dict(migrate(attributes))
             except Exception as error:
                 raise DecodeError(f"its migration from version {number} failed: {error!r}", key) from error
-        return Snapshot(self._made(attributes, key), version, schema, created, updated)
+        known = {name: value for name, value in attributes.items() if name in self.attributes}
+        return Snapshot(self._read(known, key), version, schema, created, updated, frozenset(known))
 
-    def migrating(self, record: M, fields: Mapping[bytes, bytes], codec: Codec, key: str) -> list[Change]:
+    def is_current(self, found: Snapshot[M], fields: Mapping[bytes, bytes]) -> bool:
+        """Whether these fields are as this version of the model, or a later one, writes them.
+
+        They are not if an attribute has no rank that has to have one: it merged by another policy once.
+        """
+        unranked = any(field in fields and field + RANK not in fields for field in self._ranked)
+        return found.schema > self.version or (found.schema == self.version and not unranked)
+
+    def migrating(self, found: Snapshot[M], fields: Mapping[bytes, bytes], codec: Codec, key: str) -> list[Change]:
         """What writes a record back that was migrated from these fields."""
-        changes = self.replacing(record, codec)
+        told = {name: getattr(found.record, name) for name in found.told}
+        changes = self.changing(told, fields, codec, keep_ttl=True)
         if stay := self._foreign(fields):
             changes.append(("set", _LEFT, codec.encode(_left(fields, codec, key) | stay), b"", 0))
         return changes
@@ -209,31 +296,48 @@ class Shape(Generic[M]):
 
     def _stored(self, fields: Mapping[bytes, bytes], codec: Codec, key: str) -> Attributes:
         found: Attributes = {}
+        unions: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
         for field, data in fields.items():
             name = _attribute_in(field)
             if name is None:
                 continue
-            _, is_member, member = field.partition(_MEMBER)
+            _, is_member, member = field.partition(MEMBER)
             try:
-                if not is_member:
-                    found[name] = codec.decode(data)
-                elif data:
-                    found.setdefault(name, {})[codec.decode(member)] = codec.decode(data)
+                if is_member:
+                    unions[name][codec.decode(member)] = codec.decode(data) if data else _NOTHING
                 else:
-                    found.setdefault(name, set()).add(codec.decode(member))
-            except DecodeError as error:
+                    found[name] = codec.decode(data)
+            except (DecodeError, TypeError) as error:  # TypeError: nothing that can be a member
                 raise DecodeError(str(error), f"{key}[{field.decode(errors='backslashreplace')}]") from None
+        for name, members in unions.items():
+            try:
+                found[name] = self._joined(name, found.get(name), members)
+            except TypeError as error:
+                raise DecodeError(f"no members of a union: {error}", f"{key}[{name}]") from None
         return found
 
-    def _made(self, attributes: Attributes, key: str) -> M:
+    def _joined(self, name: str, plain: Any, members: Mapping[Any, Any]) -> Any:
+        """A union, and what is there of the same name from when it was none; or the other way round."""
+        is_union = name in self.attributes and self.attributes[name].policy == Union
+        if plain is not None and not is_union:
+            return plain
+        if any(item is not _NOTHING for item in members.values()):
+            pairs = {member: None if item is _NOTHING else item for member, item in members.items()}
+            return {**cast(Any, plain), **pairs} if isinstance(plain, dict) else pairs
+        return {*cast(Any, plain), *members} if isinstance(plain, list | tuple | Set) else set(members)
+
+    @cached_property
+    def _ranked(self) -> list[bytes]:
+        """The fields that have ranks."""
+        ranked = (one for one in self.attributes.values() if one.policy.name in ("max", "min", "max-by"))
+        return [attribute.field for attribute in ranked]
+
+    def _read(self, attributes: Attributes, key: str) -> M:
         unions = {name: a.empty for name, a in self.attributes.items() if a.policy == Union and a.info.is_required()}
-        known = {name: value for name, value in attributes.items() if name in self.attributes}
         try:
-            return self._adapter.validate_python(unions | known)
+            return self._adapter.validate_python(unions | attributes, strict=False)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise DecodeError(f"no {self.model.__name__}: {place}: {problem['msg']}", key) from None
+            raise DecodeError(f"no {self.model.__name__}: {_problem(error)}", key) from None
 
 
 def shape(model: type[M]) -> Shape[M]:
@@ -263,114 +367,46 @@ def _left(fields: Mapping[bytes, bytes], codec: Codec, key: str) -> dict[str, by
 
 
 def _attribute_in(field: bytes) -> str | None:
-    """The attribute that a field is of, None if it is of none."""
-    name = field.partition(_MEMBER)[0]
-    return None if field.startswith(_HEAD) or name.endswith(_RANK) else name.decode(errors="backslashreplace")
+    """The attribute that a field is of, None if it is of none, or a rank."""
+    return None if field.partition(MEMBER)[0].endswith(RANK) else _owner(field)
 
 
-def _attribute(model: type, name: str, info: FieldInfo) -> Attribute:
-    policies = [said for said in info.metadata if isinstance(said, Policy)]
-    ends = [said for said in info.metadata if isinstance(said, Expires)]
-    if len(policies) > 1 or len(ends) > 1:
-        raise SchemaError(f"{model.__name__}.{name}: one policy, and one Expires, is enough")
-    policy = policies[0] if policies else Latest
-    if isinstance(policy, MaxBy) and policy.by not in cast(Any, model).__pydantic_fields__:
-        raise SchemaError(f"{model.__name__}.{name}: MaxBy({policy.by!r}) is no attribute")
-    attribute = Attribute(name, info, policy, milliseconds(ends[0].seconds) if ends else 0)
-    if policy == Union:
-        attribute.empty  # noqa: B018  (refuses what is no set and no dict)
-    return attribute
+def _owner(field: bytes) -> str | None:
+    """The attribute that a field is of, or the rank of, None if it is of none."""
+    if field.startswith(_HEAD):
+        return None
+    return field.partition(MEMBER)[0].removesuffix(RANK).decode(errors="backslashreplace")
 
 
-def _attributes_of(record: Any, names: Iterable[str]) -> Attributes:
-    return {name: getattr(record, name) for name in names}
+def _fields_of(model: type) -> dict[str, FieldInfo]:
+    return getattr(model, "__pydantic_fields__", {})
 
 
-def merging(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    """What a merge writes of one attribute, given the values of all that are merged."""
-    return _MERGING[attribute.policy.name](attribute, values, codec)
+def _config(model: type) -> ConfigDict:
+    return getattr(model, "model_config", None) or getattr(model, "__pydantic_config__", None) or ConfigDict()
 
 
-def replacing(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    """What makes one attribute this one, whatever it was."""
-    match attribute.policy.name:
-        case "union":
-            yield "drop", attribute.field, b"", b"", 0
-            yield from _members(attribute, values, codec)
-        case "sum":
-            yield "set", attribute.field, _integer(attribute, values), b"", attribute.ttl_ms
-        case "latest" | "keep-first":
-            yield from _set(attribute, values, codec)
-        case _:
-            yield "erase", attribute.field, b"", b"", 0
-            yield from merging(attribute, values, codec)
+def _unseen(model: type) -> list[str]:
+    """The attributes of classes that pydantic has not seen: subclasses of a pydantic dataclass that are none."""
+    unseen = (cls for cls in model.__mro__ if _fields_of(cls) and "__pydantic_fields__" not in vars(cls))
+    hints = [hint for cls in unseen for hint in get_annotations(cls).items()]
+    return [name for name, hint in hints if name not in _fields_of(model) and "ClassVar" not in str(hint)]
 
 
-def _set(attribute: Attribute, values: Attributes, codec: Codec, how: str = "set") -> Iterator[Change]:
-    yield how, attribute.field, _encoded(attribute, values[attribute.name], codec), b"", attribute.ttl_ms
+def _said_by(record: object) -> set[str]:
+    """The attributes that somebody has set; of a dataclass, all."""
+    return set(record.model_fields_set if isinstance(record, BaseModel) else _fields_of(type(record)))
 
 
-def _keep_first(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    return _set(attribute, values, codec, "first")
+def _validators(model: type) -> Iterator[tuple[str, Any]]:
+    """The model's validators that look at one attribute alone, and which ("*": all)."""
+    for decorator in cast(Any, model).__pydantic_decorators__.field_validators.values():
+        if len(signature(decorator.func).parameters) == (2 if decorator.info.mode == "wrap" else 1):
+            for name in decorator.info.fields:
+                yield name, _VALIDATORS[decorator.info.mode](decorator.func)
 
 
-def _fill_missing(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    return iter(()) if values[attribute.name] is None else _set(attribute, values, codec, "first")
-
-
-def _add(attribute: Attribute, values: Attributes, _: Codec) -> Iterator[Change]:
-    yield "add", attribute.field, _integer(attribute, values), b"", attribute.ttl_ms
-
-
-def _members(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    dumped: Any = attribute.adapter.dump_python(values[attribute.name])
-    members: dict[Any, Any] = cast(Any, dumped) if isinstance(dumped, dict) else dict.fromkeys(dumped, _NOTHING)
-    for member, item in members.items():
-        data = b"" if item is _NOTHING else codec.encode(item)
-        yield "set", attribute.field + codec.encode(member), data, b"", attribute.ttl_ms
-
-
-def _max(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    if (value := values[attribute.name]) is not None:
-        ranked = inverse(rank(value)) if attribute.policy == Min else rank(value)
-        yield "rank", attribute.field, _encoded(attribute, value, codec), ranked, attribute.ttl_ms
-
-
-def _max_by(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
-    by = cast(MaxBy, attribute.policy).by
-    if by not in values:
-        raise SchemaError(f"{attribute.name} merges by {by}: give both")
-    if values[by] is not None and (value := values[attribute.name]) is not None:
-        data = _encoded(attribute, value, codec)
-        yield "rank", attribute.field, data, rank(values[by]) + tie_break(data), attribute.ttl_ms
-
-
-_MERGING: Final[Mapping[str, Callable[[Attribute, Attributes, Codec], Iterator[Change]]]] = {
-    "latest": _set,
-    "sum": _add,
-    "max": _max,
-    "min": _max,
-    "max-by": _max_by,
-    "union": _members,
-    "keep-first": _keep_first,
-    "fill-missing": _fill_missing,
-}
-
-
-def _integer(attribute: Attribute, values: Attributes) -> bytes:
-    value = values[attribute.name]
-    if type(value) is not int:
-        raise SchemaError(f"{attribute.name}: Sum is for integers (of the smallest unit: cents, tokens), not {value!r}")
-    return b"%d" % value
-
-
-def _encoded(attribute: Attribute, value: Any, codec: Codec) -> bytes:
-    """The value as Python has it, if that can be stored, else as JSON would have it."""
-    plain = value.value if isinstance(value, Enum) else value
-    try:
-        return codec.encode(plain)
-    except EncodeError as error:
-        try:
-            return codec.encode(attribute.adapter.dump_python(value, mode="json"))
-        except PydanticSerializationError:
-            raise error from None
+def _problem(error: ValidationError) -> str:
+    """Where something is wrong, and what."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -7,10 +7,22 @@ import pytest
 from pydantic import BaseModel
 from pydantic.dataclasses import dataclass
 
-from redismem import AsyncMemory, AsyncRecordStore, Sum, Union, UserContext, migration
+from redismem import (
+    AsyncMemory,
+    AsyncRecordStore,
+    Expires,
+    KeepFirst,
+    Max,
+    MaxBy,
+    Min,
+    Sum,
+    Union,
+    UserContext,
+    migration,
+)
 from redismem.errors import DecodeError, InvalidKey
 from redismem.stores.record import Migrated
-from tests.contract.flavours import Place, all_raise, on_servers, results
+from tests.contract.flavours import Place, all_raise, lefts, on_servers, results
 
 pytestmark = on_servers
 
@@ -207,6 +219,76 @@ async def test_what_cannot_be_migrated_is_named_and_stays(
     with place.raw() as raw:
         assert {name: raw.hgetall(f"redismem:user:{{42}}:record:person:{name}") for name in "bcde"} == before
     await all_raise(InvalidKey, new.migrate("", "a"), new.migrate("42", ""))
+
+
+async def test_what_nobody_has_told_stays_open(memory: AsyncMemory, place: Place) -> None:
+    class Lead(BaseModel, frozen=True):
+        name: str = ""
+        origin: Annotated[str, KeepFirst] = ""
+        low: Annotated[float, Min] = 0.0
+        task: Annotated[str | None, Expires(6000)] = None
+
+    class Renamed(BaseModel, frozen=True):
+        first: str = ""
+        origin: Annotated[str, KeepFirst] = ""
+        low: Annotated[float, Min] = 0.0
+        task: Annotated[str | None, Expires(6000)] = None
+
+    @migration(Renamed, from_=1)
+    def rename(attributes: dict[str, Any]) -> dict[str, Any]:
+        task = {"task": attributes["task"].upper()} if "task" in attributes else {}
+        return {("first" if name == "name" else name): value for name, value in attributes.items()} | task
+
+    old, new = memory.records("lead", Lead), memory.records("lead", Renamed)
+    await old.merge("42", "a", {"name": "Ann", "task": "call"})
+    lefts(place, "record:lead:a", less=3000)
+    assert await new.migrate("42", "a") is Migrated.DONE
+    assert await new.get("42", "a") == Renamed(first="Ann", task="CALL")
+    assert max(lefts(place, "record:lead:a")) < 3001
+    assert (await new.merge("42", "a", {"origin": "web", "low": 5.0})).changed == {"origin", "low"}
+    found = await new.snapshot("42", "a")
+    assert found is not None
+    assert found.told == {"first", "origin", "low", "task"}
+
+
+async def test_a_policy_changes(memory: AsyncMemory, place: Place) -> None:
+    class Plain(BaseModel, frozen=True):
+        tags: list[str] = []
+        score: int = 0
+        name: str = ""
+        sure: float = 0.0
+        notes: dict[str, int] = {}
+
+    class Declared(BaseModel, frozen=True):
+        tags: Annotated[frozenset[str], Union] = frozenset()
+        score: Annotated[int, Max] = 0
+        name: Annotated[str, MaxBy("sure")] = ""
+        sure: Annotated[float, Max] = 0.0
+        notes: Annotated[dict[str, int], Union] = {}
+
+    plain, declared = memory.records("x", Plain), memory.records("x", Declared)
+    was = Plain(tags=["a"], score=100, name="Ann", sure=0.5, notes={"x": 1})
+    await plain.merge_many("42", dict.fromkeys("abc", was))
+    await declared.merge("42", "a", {"score": 5, "tags": {"b"}, "name": "Bob", "sure": 0.4, "notes": {"y": 2}})
+    both = {"tags": frozenset("ab"), "score": 100, "name": "Ann", "sure": 0.5, "notes": {"x": 1, "y": 2}}
+    for _ in range(2):
+        assert await declared.get("42", "a") == Declared(**both)
+    older = await plain.get("42", "a")
+    assert older is not None
+    assert (sorted(older.tags), older.score, older.notes) == (["a", "b"], 100, {"x": 1, "y": 2})
+    assert (await declared.merge("42", "a", {"score": 101})).changed == {"score"}
+
+    await declared.update("42", "b", lambda found: found.model_copy(update={"tags": frozenset("c")}))
+    assert (await declared.get("42", "b")).tags == {"c"}  # type: ignore[union-attr]
+    assert (await plain.get("42", "b")).tags == ["c"]  # type: ignore[union-attr]
+    await plain.update("42", "b", lambda found: found.model_copy(update={"tags": ["d", "d"], "score": 3}))
+    assert await declared.get("42", "b") == Declared(**both | {"tags": {"d"}, "score": 3, "notes": {"x": 1}})
+
+    await declared.replace("42", "c", Declared(tags=frozenset("e"), name="Cid"))
+    assert await declared.get("42", "c") == Declared(tags=frozenset("e"), name="Cid")
+    with place.raw() as raw:
+        fields = set(raw.hkeys("redismem:user:{42}:record:x:c"))
+    assert {field for field in fields if not field.startswith(b"@")} == {b"tags:\xa1e", b"name", b"name^"}
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------

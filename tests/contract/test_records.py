@@ -1,15 +1,15 @@
 """Records: how attributes merge, versions, migrations; on every server, in both flavours."""
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
-from datetime import UTC, datetime
+from dataclasses import FrozenInstanceError, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic.dataclasses import dataclass
 
 from redismem import (
@@ -27,8 +27,9 @@ from redismem import (
     UserContext,
     migration,
 )
-from redismem.errors import Conflict, DecodeError, InvalidKey, LimitExceeded, SchemaError, WrongType
-from tests.contract.flavours import SOON, Place, all_raise, eventually, on_servers, results
+from redismem.chaos import Fate, inject
+from redismem.errors import Conflict, DecodeError, EncodeError, InvalidKey, LimitExceeded, SchemaError, WrongType
+from tests.contract.flavours import SOON, Place, all_raise, eventually, lefts, on_servers, results
 
 pytestmark = on_servers
 
@@ -354,3 +355,230 @@ async def test_contexts_of_ones_own(memory: AsyncMemory) -> None:
     assert updated.orders == 6
     with pytest.raises(SchemaError):
         await customers.update_context("42", "a", "b", unknown=1)
+
+
+async def test_an_exchange_and_the_user_are_not_to_be_told(memory: AsyncMemory) -> None:
+    contexts = memory.contexts
+    await contexts.update_context("42", "Hi", "Hello")
+    await all_raise(
+        SchemaError,
+        contexts.update_context("42", "Hi", "Hello", conversations_count=10),
+        contexts.merge("42", {"user_id": "43"}),
+        contexts.merge("new", {"user_id": "43"}),
+        contexts.update("42", lambda found: replace(found, user_id="43")),
+    )
+    assert (await contexts.merge("42", {"user_id": "42"})).changed == frozenset()
+    context = await contexts.get_user_context("42")
+    assert (context.user_id, context.conversations_count) == ("42", 1)
+    assert (await contexts.get_user_context("new")).user_id == "new"
+
+
+# --- what was never told --------------------------------------------------------------------------------------------
+
+
+class Note(BaseModel, frozen=True):
+    title: str = ""
+    origin: Annotated[str, KeepFirst] = ""
+    email: Annotated[str, FillMissing] = ""
+    low: Annotated[float | None, Min] = 100.0
+    count: Annotated[int | None, Sum] = None
+    labels: Annotated[frozenset[str] | None, Union] = None
+
+
+@pytest.fixture
+def notes(memory: AsyncMemory) -> AsyncRecordStore[Note]:
+    return memory.records("note", Note)
+
+
+def titled(title: str) -> Callable[[Note], Note]:
+    return lambda found: found.model_copy(update={"title": title})
+
+
+async def test_an_update_leaves_open_what_nobody_has_told(notes: AsyncRecordStore[Note]) -> None:
+    await notes.merge("42", "a", {"title": "old"})
+    assert await notes.update("42", "a", titled("new")) == Note(title="new")
+    told = {"origin": "web", "email": "a@b", "low": 200.0, "count": 1, "labels": {"x"}}
+    assert (await notes.merge("42", "a", told)).changed == told.keys()
+    assert (await notes.merge("42", "a", {"origin": "late", "email": "late", "low": 300.0})).changed == frozenset()
+    await notes.update("42", "a", titled("newer"))
+    told_now = Note(title="newer", origin="web", email="a@b", low=200.0, count=1, labels=frozenset({"x"}))
+    assert await notes.get("42", "a") == told_now
+    assert (await notes.merge("42", "a", {"origin": "late", "low": 300.0})).changed == frozenset()
+
+
+async def test_a_replaced_record_leaves_open_what_it_does_not_say(notes: AsyncRecordStore[Note]) -> None:
+    await notes.merge("42", "a", Note(title="a", origin="web", email="a@b", low=1.0, count=5, labels=frozenset({"x"})))
+    replaced = await notes.replace("42", "a", Note(title="b", low=1.0))
+    assert replaced.changed == {"title", "origin", "email", "count", "labels"}
+    assert await notes.get("42", "a") == Note(title="b", low=1.0)
+    assert (await notes.replace("42", "a", Note(title="b", low=1.0))).changed == frozenset()
+    assert (await notes.merge("42", "a", {"origin": "late"})).changed == {"origin"}
+
+
+async def test_none_says_nothing(notes: AsyncRecordStore[Note]) -> None:
+    nothing = {"email": None, "low": None, "count": None, "labels": None}
+    with pytest.raises(SchemaError):
+        await notes.merge("42", "a", nothing)
+    del nothing["email"]
+    await notes.merge("42", "a", {"title": "a", "low": 5.0, "count": 1, "labels": {"x"}})
+    assert (await notes.merge("42", "a", nothing)).changed == frozenset()
+    updated = await notes.update("42", "a", lambda found: found.model_copy(update=nothing))
+    assert await notes.get("42", "a") == updated == Note(title="a", low=None)
+    assert (await notes.merge("42", "a", {"low": 500.0})).changed == {"low"}
+
+
+async def test_what_an_update_leaves_alone_lives_no_longer(memory: AsyncMemory, place: Place) -> None:
+    class Task(BaseModel, frozen=True):
+        step: int = 0
+        lease: Annotated[str | None, Expires(6000)] = None
+        shares: Annotated[frozenset[int], Union, Expires(6000)] = frozenset()
+
+    tasks = memory.records("task", Task)
+    await tasks.merge("42", "a", {"lease": "me", "shares": {1}})
+    assert max(lefts(place, "record:task:a", less=3000)) < 3001
+    updated = await tasks.update(
+        "42", "a", lambda found: found.model_copy(update={"step": 1, "shares": found.shares | {2}})
+    )
+    assert updated.shares == {1, 2}
+    assert sorted(left > 3001 for left in lefts(place, "record:task:a")) == [False, False, True]
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+class Age(BaseModel, frozen=True):
+    name: str = ""
+    age: Annotated[int, Field(ge=0)] = 0
+    mail: str = ""
+
+    @field_validator("mail")
+    @classmethod
+    def has_an_at(cls, value: str) -> str:
+        if value and "@" not in value:
+            raise ValueError("no address")
+        return value.lower()
+
+
+class Loose(BaseModel, frozen=True, extra="allow"):
+    name: str = ""
+
+
+class Older(Age, frozen=True):
+    more: str = ""
+
+
+async def test_poison_does_not_get_in(memory: AsyncMemory, place: Place) -> None:
+    ages = memory.records("age", Age)
+    await ages.merge("42", "a", {"age": 1, "mail": "A@B"})
+    assert await ages.get("42", "a") == Age(age=1, mail="a@b")
+    copied = Age().model_copy(update={"name": None})
+    await all_raise(
+        SchemaError,
+        ages.merge("42", "a", {"age": -1}),
+        ages.merge("42", "a", {"mail": "nobody"}),
+        ages.merge("42", "a", copied),
+        ages.replace("42", "a", copied),
+        ages.replace("42", "a", {"name": "Ann"}),
+        ages.replace("42", "a", Older(more="more")),
+        ages.merge("42", "a", Older(more="more")),
+        ages.merge("42", "a", Age.model_construct(age=-1)),
+        ages.update("42", "a", lambda found: found.model_copy(update={"name": None})),
+        ages.update("42", "a", lambda found: None),
+        memory.records("loose", Loose).merge("42", "a", Loose(name="a", other=1)),
+    )
+    for version in (True, -1, "1", 1.0):
+        await all_raise(SchemaError, ages.merge("42", "a", {"age": 2}, if_version=version))
+    assert await ages.get("42", "a") == Age(age=1, mail="a@b")
+    assert (await ages.update("42", "a", lambda found: found.model_copy(update={"age": "7"}))).age == 7
+    with place.raw() as raw:
+        assert not raw.exists("redismem:user:{42}:record:loose:a")
+
+
+async def test_what_would_come_back_as_something_else_is_refused(memory: AsyncMemory) -> None:
+    class Odd(BaseModel, frozen=True):
+        secret: SecretStr | None = None
+        anything: Any = None
+        stages: Annotated[frozenset[Stage], Union] = frozenset()
+        waits: Annotated[dict[str, timedelta], Union] = {}
+        ages: Annotated[frozenset[Age], Union] = frozenset()
+
+    odd = memory.records("odd", Odd)
+    await all_raise(
+        EncodeError,
+        odd.merge("42", "a", {"secret": SecretStr("x")}),
+        odd.merge("42", "a", {"anything": {1: timedelta(5)}}),
+        odd.merge("42", "a", {"anything": Stage.WON}),
+        odd.merge("42", "a", {"ages": {Age()}}),
+    )
+    kept = Odd(stages=frozenset(Stage), waits={"a": timedelta(seconds=1.5)}, anything={1: Decimal(2)})
+    await odd.merge("42", "a", kept)
+    assert await odd.get("42", "a") == kept
+
+
+async def test_one_bad_record_hides_no_other(leads: AsyncRecordStore[Lead], place: Place) -> None:
+    await leads.merge_many("42", {name: Lead(name=name) for name in "abcd"})
+    with place.raw() as raw:
+        raw.hset("redismem:user:{42}:record:lead:b", "name", b"\xc1")
+        raw.hset("redismem:user:{42}:record:lead:c", b"tags:\x90", b"")
+    found = await leads.get_all("42")
+    assert sorted(found) == ["a", "d"]
+    assert sorted(found.unreadable) == ["b", "c"]
+    some = await leads.get_many("42", ["b", "a", "x"])
+    assert list(some) == ["a"]
+    assert "record:lead:b[name]" in str(some.unreadable["b"])
+    assert (await leads.get_many("42", ["a"])).unreadable == {}
+
+
+async def test_sums_beyond_64_bits_and_sums_of_nothing(leads: AsyncRecordStore[Lead]) -> None:
+    await all_raise(
+        LimitExceeded,
+        leads.merge("42", "a", {"visits": 2**70}),
+        leads.replace("42", "a", Lead(name="Ann", visits=-(2**70))),
+    )
+    assert await leads.get("42", "a") is None
+    assert (await leads.merge("42", "a", {"name": "Ann", "visits": 0})).changed == {"name", "visits"}
+    assert await leads.merge("42", "a", {"visits": 0}) == Merged(version=1, created=False, changed=frozenset())
+
+
+async def test_a_merge_that_fails_leaves_ttls_alone(memory: AsyncMemory, place: Place) -> None:
+    class Counts(BaseModel, frozen=True):
+        short: Annotated[int, Sum, Expires(6000)] = 0
+        full: Annotated[int, Sum] = 0
+
+    counts = memory.records("counts", Counts)
+    await counts.merge("42", "a", {"short": 1, "full": 2**63 - 1})
+    lefts(place, "record:counts:a", less=3000)
+    with pytest.raises(LimitExceeded):
+        await counts.merge("42", "a", {"short": 1, "full": 1})
+    (left,) = lefts(place, "record:counts:a")
+    assert left < 3001
+    assert (await counts.get("42", "a")) == Counts(short=1, full=2**63 - 1)
+
+
+async def test_a_lost_reply_does_not_forget_that_a_record_is_new(opened: Callable[..., AsyncMemory]) -> None:
+    memory = opened(retries=5)
+    leads = memory.records("lead", Lead)
+    await leads.merge("42", "warm", {"visits": 1})
+    with inject(getattr(memory, "blocking", memory), [Fate.UNANSWERED]):
+        merged = await leads.merge_many("42", {"warm": {"visits": 1}, "new": {"visits": 1}})
+    assert [one.created for one in merged.values()] == [False, True]
+    assert [one.version for one in merged.values()] == [2, 1]
+
+
+async def test_equals_are_ranked_too(memory: AsyncMemory) -> None:
+    class Best(BaseModel, frozen=True):
+        value: Annotated[Any, Max] = None
+
+    best, moment = memory.records("best", Best), datetime(2024, 1, 1)
+    pairs = [
+        (Decimal("0.1"), Decimal("0.1000000000000000000001")),
+        (moment, moment.replace(tzinfo=UTC)),
+        (1, 1.0),
+    ]
+    for pair in pairs:
+        for record_id, values in (("a", pair), ("b", pair[::-1])):
+            for value in values:
+                await best.merge("42", record_id, {"value": value})
+        one, other = await best.get("42", "a"), await best.get("42", "b")
+        assert repr(one) == repr(other)
+        await best.delete("42", "a", "b")

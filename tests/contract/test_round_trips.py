@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pydantic.dataclasses
 import pytest
 from pydantic import BaseModel
 
@@ -22,6 +23,7 @@ from redismem import (
     SkillMemory,
     Sum,
     Union,
+    UserContext,
 )
 from redismem.stores.crm import SimpleContact, SimpleLead
 from tests.contract.flavours import Place, eventually, on_real_servers, results
@@ -130,6 +132,11 @@ async def test_a_call_is_one_round_trip(counted: Counted) -> None:
     assert await counted.counts(calls) == dict.fromkeys(calls, 1)
 
 
+@pydantic.dataclasses.dataclass(frozen=True)
+class Customer(UserContext):
+    nick: str = ""
+
+
 class Note(BaseModel, frozen=True):
     text: str
     seen: Annotated[int, Sum] = 0
@@ -178,6 +185,7 @@ async def test_contexts_and_records_in_l1_take_none(place: Place) -> None:
             return counted.memory.stats().l1.hits == hits + 2  # type: ignore[union-attr]
 
         await eventually(is_kept)
+        assert type(await contexts.of(Customer).get_user_context("42")) is Customer, "L1 has one for each model"
         context = await contexts.get_user_context("42")
         context.preferences["a"].append(2)
         assert (await contexts.get_user_context("42")).preferences == {"a": [1]}

@@ -5,10 +5,12 @@
 -- is greater. `@version` counts the changes, `@schema` is the schema of the oldest worker that wrote since the last
 -- migration, `@created` and `@updated` are milliseconds. Where many records share one hash, each has a prefix of its own.
 --
--- A change is five arguments: how, field, value, rank, TTL in milliseconds (0: none). It is one of
+-- A change is five arguments: how, field, value, rank, TTL in milliseconds (0: none; -1, of `set`: as it was). It is
+-- one of
 --   set    the value, whatever was there          first  the value, if there is none
 --   rank   the value, if its rank is greater      add    an integer to an integer
---   erase  the field                              drop   every member of the union `field`
+--   erase  the field                              only   of the attributes that `value` names ("," between them) what
+--                                                        the next changes set, of which there are `rank`
 
 local call = redis.call
 local clock = call('TIME')
@@ -30,9 +32,10 @@ local function add(key, dl, field, by, ttl)
   return true
 end
 
-local changes = {}
+local changes, idle = {}, {}
 
 function changes.set(key, dl, field, value, _, ttl)
+  if ttl < 0 then ttl = fields_ttl(key, dl, now, field) or 0 end
   if call('HGET', key, field) == value and ttl == 0 and fields_ttl(key, dl, now, field) == 0 then return false end
   fields_put(key, dl, now, ttl, {field, value})
   return true
@@ -52,20 +55,21 @@ function changes.rank(key, dl, field, value, rank, ttl)
 end
 
 function changes.erase(key, dl, field)
-  local there = fields_drop(key, dl, field)
-  fields_drop(key, dl, field .. '^')
-  return there == 1
+  return fields_drop(key, dl, field) == 1
 end
 
-function changes.drop(key, dl, field)
-  local dropped = false
-  for _, member in ipairs(call('HKEYS', key)) do
-    if string.sub(member, 1, #field) == field then
-      fields_drop(key, dl, member)
-      dropped = true
+-- Apply the change `only` at ARGV[i] to a hash of one record. What it drops is `changed`.
+local function only(key, dl, i, changed)
+  local named, wanted = {}, {}
+  for name in string.gmatch(ARGV[i + 2], '[^,]+') do named[name] = true end
+  for c = i + CHANGE, i + ARGV[i + 3] * CHANGE, CHANGE do wanted[ARGV[c + 1]] = true end
+  for _, field in ipairs(call('HKEYS', key)) do
+    local name = string.gsub(string.match(field, '^[^:]*'), '%^$', '')
+    if named[name] and not wanted[field] then
+      fields_drop(key, dl, field)
+      changed[#changed + 1] = field
     end
   end
-  return dropped
 end
 
 -- Add what is to be added, of `count` changes from ARGV[from] on; or undo it all, and say which field and why not.
@@ -73,10 +77,12 @@ local function record_sums(key, dl, prefix, from, count, undo)
   for i = from, from + (count - 1) * CHANGE, CHANGE do
     if ARGV[i] == 'add' then
       local field = prefix .. ARGV[i + 1]
-      local there = call('HGET', key, field)
-      local done, why = add(key, dl, field, ARGV[i + 2], tonumber(ARGV[i + 4]))
+      local there, ttl = call('HGET', key, field), tonumber(ARGV[i + 4])
+      local left = there and ttl > 0 and fields_ttl(key, dl, now, field)
+      local done, why = add(key, dl, field, ARGV[i + 2], ttl)
       if not done then return field, why end
-      undo[#undo + 1] = {key, dl, field, there}
+      idle[i] = there and ARGV[i + 2] == '0'
+      undo[#undo + 1] = {key, dl, field, there, left}
     end
   end
 end
@@ -84,10 +90,9 @@ end
 -- Take back what `record_sums` added: the call fails as a whole.
 local function record_undo(undo)
   for i = #undo, 1, -1 do
-    local key, dl, field, there = unpack(undo[i])
+    local key, dl, field, there, left = unpack(undo[i], 1, 5)
     if there then
-      local left = fields_ttl(key, dl, now, field)
-      fields_put(key, dl, now, left, {field, there})
+      fields_put(key, dl, now, left or fields_ttl(key, dl, now, field), {field, there})
     else
       fields_drop(key, dl, field)
     end
@@ -99,7 +104,11 @@ local function record_apply(key, dl, prefix, from, count)
   local changed = {}
   for i = from, from + (count - 1) * CHANGE, CHANGE do
     local how, field = ARGV[i], ARGV[i + 1]
-    if how == 'add' or changes[how](key, dl, prefix .. field, ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])) then
+    if how == 'only' then
+      only(key, dl, i, changed)
+    elseif how == 'add' then
+      if not idle[i] then changed[#changed + 1] = field end
+    elseif changes[how](key, dl, prefix .. field, ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])) then
       changed[#changed + 1] = field
     end
   end
@@ -117,5 +126,7 @@ local function record_settle(key, dl, prefix, schema, changed)
     if not head[2] or tonumber(schema) < tonumber(head[2]) then call('HSET', key, prefix .. '@schema', schema) end
     fields_written(key, dl, nil)
   end
-  return {version, head[1] and '0' or '1', unpack(changed)}
+  local reply = {version, head[1] and '0' or '1'}
+  for _, field in ipairs(changed) do reply[#reply + 1] = field end
+  return reply
 end
