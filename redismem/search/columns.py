@@ -5,18 +5,21 @@ that were dropped are given out again. Neighbours are found anew, for the conver
 next asked for.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from redismem.search.document import Document, Query
-from redismem.search.texts import Rows
+from redismem.search.texts import Rows, words
 
 REACH: Final = 2
 """How many neighbours on each side count."""
 _NAMED: Final = ("session", "speaker", "user", "task_id")
+_MOST_BEARERS: Final = 32
 _TYPES: Final[dict[str, Any]] = {
     "at": np.float64,
     "order": np.int64,
@@ -46,7 +49,9 @@ class Columns:
         self._tags: dict[int, frozenset[str]] = {}
         self._changed: set[int] = set()
         self._span: tuple[float, float] | None = None
-        self._speakers: list[str] | None = None
+        self._bearers: dict[str, array[int]] = {}
+        self._heard = 0
+        self._speaking: NDArray[np.bool_] | None = None
         self._session_lengths: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -75,9 +80,9 @@ class Columns:
             del self.rows[self.ids[row]]
             self.ids[row] = ""
         self._free.extend(rows)
-        self._leave(rows)
+        self._leave(np.asarray(rows, np.int64))
         self._columns["alive"][rows] = False
-        self._span = self._speakers = self._session_lengths = None
+        self._span = self._speaking = self._session_lengths = None
 
     def put(self, documents: Sequence[Document], rows: Sequence[int], hashes: Sequence[int]) -> None:
         """Keep these documents in the rows that `plan` gave, all of them different."""
@@ -90,8 +95,8 @@ class Columns:
                 self._tag(row, document.tags)
         free = set(self._free).intersection(rows) if self._free else ()
         self._free = [row for row in self._free if row not in free] if free else self._free
-        self._leave(rows)
         into, columns = np.asarray(rows, np.int64), self._columns
+        self._leave(into)
         columns["at"][into] = [document.at for document in documents]
         columns["order"][into] = [document.order for document in documents]
         columns["importance"][into] = [document.importance for document in documents]
@@ -103,8 +108,9 @@ class Columns:
         for name, codes in self.names.items():
             columns[name][into] = [codes.setdefault(getattr(document, name), len(codes)) for document in documents]
         self._changed.update(columns["session"][into].tolist())
-        self._span = self._speakers = self._session_lengths = None
+        self._span = self._speaking = self._session_lengths = None
         self._forget_names()
+        self._hear()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -130,13 +136,15 @@ class Columns:
         """Words in a document."""
         return float(self.session_lengths.sum()) / (len(self) or 1)
 
-    @property
-    def speakers(self) -> list[str]:
-        """Who speaks."""
-        if self._speakers is None:
-            codes = np.bincount(self["speaker"], self["alive"], len(self.names["speaker"]))
-            self._speakers = [name for name, code in self.names["speaker"].items() if name and codes[code]]
-        return self._speakers
+    def bearers(self, word: str) -> list[int]:
+        """The codes of speakers with this word in their name; none if they are many: it tells none from another."""
+        if word not in self._bearers:
+            return []
+        if self._speaking is None:
+            self._speaking = np.bincount(self["speaker"], self["alive"], len(self.names["speaker"])) > 0
+        codes = np.array(self._bearers[word], np.int64)
+        codes = codes[self._speaking[codes]]
+        return codes.tolist() if len(codes) <= _MOST_BEARERS else []
 
     def passing(self, query: Query) -> NDArray[np.bool_] | None:
         """Whether each row passes the query's filters; None: all documents do."""
@@ -201,11 +209,11 @@ class Columns:
         marked[list(rows)] = True
         return marked
 
-    def _leave(self, rows: Sequence[int]) -> None:
+    def _leave(self, rows: Rows) -> None:
         """The rows leave their conversations."""
-        self._changed.update(self._columns["session"][list(rows)].tolist())
-        self._columns["session"][list(rows)] = 0
-        self._columns["before"][list(rows)] = self._columns["after"][list(rows)] = 0
+        self._changed.update(self._columns["session"][rows].tolist())
+        for name in ("session", "before", "after"):
+            self._columns[name][rows] = 0
 
     def _link(self) -> None:
         """Order the conversations that changed."""
@@ -234,6 +242,14 @@ class Columns:
         rows[tied] = rows[order]
         return rows
 
+    def _hear(self) -> None:
+        """Take in the words of new speakers' names."""
+        codes = self.names["speaker"]
+        for name, code in islice(reversed(codes.items()), len(codes) - self._heard):
+            for word in {word.lower() for word in words(name or "")}:
+                self._bearers.setdefault(word, array("q")).append(code)
+        self._heard = len(codes)
+
     def _forget_names(self) -> None:
         """Names that no document has any more are forgotten when they are the most."""
         for name, codes in self.names.items():
@@ -244,6 +260,8 @@ class Columns:
                 by_code = list(codes)
                 self.names[name] = {by_code[code]: number for number, code in enumerate(kept.tolist())}
                 self[name][:] = np.searchsorted(kept, self[name])
+                if name == "speaker":
+                    self._bearers, self._heard = {}, 0
 
 
 def shortlex(text: str) -> tuple[int, str]:

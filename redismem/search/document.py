@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 Vector: TypeAlias = NDArray[np.float32]
 
 _MOST: Final = 2.0**62
+_NAME: Final = (str, NoneType)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,11 +40,15 @@ class Document:
 
     def __post_init__(self) -> None:
         # one damaged document must be refused here, not in the middle of those that are indexed with it
-        hash((self.session, self.speaker, self.user, self.task_id, self.tags))
-        is_text = isinstance(self.id, str) and isinstance(self.text, str)
+        is_text = isinstance(self.id, str) and isinstance(self.text, str) and self.id != ""
+        is_named = isinstance(self.session, _NAME) and isinstance(self.speaker, _NAME)
+        is_named = is_named and isinstance(self.user, _NAME) and isinstance(self.task_id, _NAME)
+        is_tagged = isinstance(self.tags, frozenset) and (
+            not self.tags or all(isinstance(tag, str) for tag in self.tags)
+        )
         in_range = -_MOST < self.at < _MOST > self.order > -_MOST < self.importance < _MOST > self.score > -_MOST
-        if not (is_text and in_range):
-            raise TypeError(f"a document's id and text must be strings, and its numbers finite: {self.id!r}")
+        if not (is_text and is_named and is_tagged and in_range):
+            raise TypeError(f"a document has an id, texts for text, names and tags, and finite numbers: {self.id!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

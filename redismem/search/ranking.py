@@ -100,8 +100,7 @@ def in_context(cosines: Scores, windows: Rows, by: Weights) -> Scores:
     """Each one's cosine, and to a share the highest among its neighbours', by their distance."""
     around = by.reach.copy()
     around[len(around) // 2] = 0
-    # products of float32 differ in their last digits from row to row, and may be a little more than 1
-    near = np.round(cosines[windows].astype(np.float64), 6)
+    near = cosines[windows].astype(np.float64)
     own, highest = near[:, len(around) // 2], (near * around).max(axis=1)
     return np.asarray(np.minimum(own * (1 - by.vector_context) + highest * by.vector_context, 1), np.float64)
 

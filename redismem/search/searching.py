@@ -4,12 +4,15 @@
 vectors give all cosines in one product. *Choose*: the best few hundred of each, and those that stand beside them in a
 conversation. *Rank*: only these are scored in full (`redismem.search.ranking`).
 
-What a question costs is bounded: so many words, and so many rows for all of them. Of a word that is in more, the
-latest rows count.
+What a question costs is bounded: so many letters, so many words, and so many rows for all of them. Of a word that is
+in more, the latest rows count. Up to a limit of `_CHOSEN`, what is looked at does not depend on the limit, so the first
+ten of a hundred are those of a limit of ten.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+import heapq
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +24,14 @@ from redismem.search.ranking import Scores, Weights, Words
 from redismem.search.texts import Rows, Stemmer, Texts
 from redismem.search.vectors import Vectors
 
+_MOST_LETTERS: Final = 4_000
 _MOST_WORDS: Final = 32
 _MOST_ROWS: Final = 40_000
-_CHOSEN: Final = 200
+_CHOSEN: Final = 300
 _LOOKED_INTO: Final = 100
+
+_Key: TypeAlias = Callable[[Rows], NDArray[Any]]
+"""What places in a list are ordered by, the highest first."""
 
 
 class Search:
@@ -33,28 +40,31 @@ class Search:
     def __init__(
         self, columns: Columns, texts: Texts, vectors: Vectors, stemmer: Stemmer, weights: Weights, query: Query
     ) -> None:
-        self._columns, self._texts, self._vectors, self._stemmer = columns, texts, vectors, stemmer
+        self._columns, self._texts, self._vectors = columns, texts, vectors
         self._weights, self._query = weights, query
         self._passes = columns.passing(query)
         self._words: Words = []
         self._cosines: Scores | None = None
+        text = query.text[:_MOST_LETTERS]
+        self._asked = wording.read(text, columns.bearers, stemmer, _MOST_WORDS)
+        self._now = columns.span[1] if query.now is None else query.now
+        self._intervals = moments.mentioned(text, self._now, columns.span[0]) if text else []
 
     def hits(self) -> list[Hit]:
         """What was found."""
-        query, columns = self._query, self._columns
+        query = self._query
         lists: list[Scores] = []
-        asked = wording.read(query.text, columns.speakers, self._stemmer, _MOST_WORDS)
-        if asked.terms:
-            self._words = self._found(asked.terms)
+        if self._asked.terms:
+            self._words = self._found(self._asked.terms)
             lists.append(self._reached())
         if query.vector is not None and self._vectors.dimensions is not None:
             self._vectors.check(query.vector)
-            lists.append(cosines := self._vectors.cosines(query.vector, len(columns.ids)))
+            lists.append(cosines := self._vectors.cosines(query.vector, len(self._columns.ids)))
             self._cosines = cosines
         if not lists and (query.text.strip() or query.vector is not None):
             return []  # it asks for something, but there is no word in it, or no vector here
         rows = self._chosen(lists) if lists else self._all()
-        return self._ranked(rows, asked) if len(rows) else []
+        return self._ranked(rows) if len(rows) else []
 
     # --- reach ------------------------------------------------------------------------------------------------------
 
@@ -79,29 +89,55 @@ class Search:
 
     def _chosen(self, lists: Iterable[Scores]) -> Rows:
         """The best of each list, with their neighbours; of those that pass the filters the best as well."""
-        most = max(_CHOSEN, 4 * self._query.limit)
-        chosen = [_best(scores, most) for scores in lists]
+        chosen = [self._highest(scores) for scores in lists]
         around = self._columns.windows(np.concatenate(chosen)).ravel()
         if self._passes is None:
             return _different(around, len(self._columns.ids))
-        chosen = [_best(np.where(self._passes, scores, 0), most) for scores in lists]
+        chosen = [self._highest(np.where(self._passes, scores, 0)) for scores in lists]
         around = np.concatenate((around[self._passes[around]], *chosen))
         return _different(around, len(self._columns.ids))
+
+    def _highest(self, scores: Scores) -> Rows:
+        """The rows with the highest scores above zero; of equals those that the lifts will put first."""
+
+        def lifted(places: Rows) -> Scores:
+            return ranking.together({}, self._lifts(rows[places]), self._weights, len(places))
+
+        rows = np.flatnonzero(scores > 0)
+        return rows[self._best(rows, max(_CHOSEN, self._query.limit), scores[rows].__getitem__, lifted)]
+
+    def _best(self, rows: Rows, most: int, *keys: _Key) -> Rows:
+        """The places of so many rows: by the first key, of equals by the next one, then the newest, then by id."""
+
+        def newest(places: Rows) -> Scores:
+            return self._columns["at"][rows[places]]
+
+        def identity(place: int) -> str:
+            return self._columns.ids[int(rows[place])]
+
+        places, best = np.arange(len(rows)), list[Rows]()
+        for key in (*keys, newest):
+            if len(places) <= most:
+                break
+            values = key(places)
+            least = np.partition(values, len(values) - most)[len(values) - most]
+            best.append(places[values > least])
+            places, most = places[values == least], most - len(best[-1])
+        if len(places) > most:
+            places = np.array(heapq.nsmallest(most, places.tolist(), identity), np.int64)
+        return np.concatenate((*best, places))
 
     def _all(self) -> Rows:
         return np.flatnonzero(self._columns["alive"] if self._passes is None else self._passes)
 
     # --- rank -------------------------------------------------------------------------------------------------------
 
-    def _ranked(self, rows: Rows, asked: wording.Wording) -> list[Hit]:
-        parts = self._parts(rows)
-        if parts and asked.expected is not None:
-            # texts are read only of those that are good already
-            first = ranking.together(parts, {}, self._weights, len(rows))
-            kept = _best(first, max(_LOOKED_INTO, 2 * self._query.limit))
-            rows, parts = rows[kept], {name: part[kept] for name, part in parts.items()}
-        lifts = self._lifts(rows, asked)
+    def _ranked(self, rows: Rows) -> list[Hit]:
+        parts, lifts = self._parts(rows), self._lifts(rows)
         scores = ranking.together(parts, lifts, self._weights, len(rows))
+        if parts and self._asked.expected is not None:
+            lifts["answer"] = self._answers(rows, scores, self._asked.expected)
+            scores = ranking.together(parts, lifts, self._weights, len(rows))
         return self._listed(rows, scores, parts | lifts)
 
     def _parts(self, rows: Rows) -> dict[str, Scores]:
@@ -121,46 +157,41 @@ class Search:
             parts["fusion"] = ranking.fusion([parts["turn"], parts["vector"]], weights)
         return parts
 
-    def _lifts(self, rows: Rows, asked: wording.Wording) -> dict[str, Scores]:
-        columns, query, lifts = self._columns, self._query, dict[str, Scores]()
+    def _lifts(self, rows: Rows) -> dict[str, Scores]:
+        """What can be said of many rows."""
+        columns, lifts = self._columns, dict[str, Scores]()
         at = columns["at"][rows]
-        now = columns.span[1] if query.now is None else query.now
-        if asked.speakers:
-            named = [columns.names["speaker"][name] for name in asked.speakers]
-            lifts["speaker"] = np.isin(columns["speaker"][rows], named).astype(np.float64)
-        if query.text and (intervals := moments.mentioned(query.text, now, columns.span[0])):
-            lifts["time"] = ranking.in_time(at, intervals)
-        if asked.expected is not None and (self._words or self._cosines is not None):
-            texts = map(self._texts.read, rows.tolist())
-            lifts["answer"] = np.array([float(asked.expected.search(text) is not None) for text in texts])
-        lifts["recency"] = ranking.recency(at, now, self._weights)
+        if self._asked.speakers:
+            lifts["speaker"] = np.isin(columns["speaker"][rows], list(self._asked.speakers)).astype(np.float64)
+        if self._intervals:
+            lifts["time"] = ranking.in_time(at, self._intervals)
+        lifts["recency"] = ranking.recency(at, self._now, self._weights)
         lifts["importance"] = np.clip(columns["importance"][rows].astype(np.float64), 0, 1)
         return lifts
+
+    def _answers(self, rows: Rows, scores: Scores, expected: re.Pattern[str]) -> Scores:
+        """Which texts have what the question asks for. Only the beginnings of the best ones are read."""
+        found = np.zeros(len(rows))
+        for place in self._best(rows, _LOOKED_INTO, scores.__getitem__).tolist():
+            found[place] = expected.search(self._texts.read(int(rows[place])), 0, _MOST_LETTERS) is not None
+        return found
 
     def _listed(self, rows: Rows, scores: Scores, parts: dict[str, Scores]) -> list[Hit]:
         """The best, as hits; of those with one score the newest first, and then by id."""
         ids, at, query = self._columns.ids, self._columns["at"], self._query
+
+        def rank(place: int) -> tuple[float, float, str]:
+            return -float(scores[place]), -float(at[rows[place]]), ids[int(rows[place])]
+
         keep = np.flatnonzero(scores >= query.min_score)
         if self._words or self._cosines is not None:
             keep = keep[scores[keep] > 0]
-        if len(keep) > query.limit:
-            least = np.partition(scores[keep], len(keep) - query.limit)[len(keep) - query.limit]
-            keep = keep[scores[keep] >= least]
-        found: list[tuple[float, float, str, int]] = sorted(
-            (-float(scores[place]), -float(at[rows[place]]), ids[int(rows[place])], place) for place in keep.tolist()
-        )
+        best: list[int] = keep[self._best(rows[keep], query.limit, scores[keep].__getitem__)].tolist()
+        best.sort(key=rank)
         return [
-            Hit(one, -score, {name: float(part[place]) for name, part in parts.items()})
-            for score, _, one, place in found[: query.limit]
+            Hit(ids[int(rows[place])], float(scores[place]), {name: float(part[place]) for name, part in parts.items()})
+            for place in best
         ]
-
-
-def _best(scores: NDArray[Any], most: int) -> Rows:
-    """The places of the highest scores above zero."""
-    places = np.flatnonzero(scores > 0)
-    if len(places) <= most:
-        return places
-    return places[np.argpartition(scores[places], len(places) - most)[len(places) - most :]]
 
 
 def _different(rows: Rows, count: int) -> Rows:

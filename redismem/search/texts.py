@@ -9,13 +9,13 @@ a third less to insert and to keep, and rows can be read without ranking them, w
 
 import json
 import re
-import sqlite3
-import weakref
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from redismem.search.database import Database
 
 _TOKENIZER: Final = "porter unicode61 remove_diacritics 2"
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -36,17 +36,20 @@ class Stemmer:
     """The stems that FTS5 makes of words. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._database = _memory(self)
+        self._database = Database()
         self._database.execute(f"CREATE VIRTUAL TABLE stems USING fts5(word, content='', tokenize='{_TOKENIZER}')")
         self._database.execute("CREATE VIRTUAL TABLE stemmed USING fts5vocab(stems, instance)")
 
     def stems(self, given: Sequence[str]) -> list[str]:
         """One stem for each word. A word that FTS5 takes for none, or for several, has the stem ''."""
-        self._database.executemany("INSERT INTO stems(rowid, word) VALUES (?, ?)", enumerate(given))
         found: list[list[str]] = [list[str]() for _ in given]
-        for row, stem in self._database.execute("SELECT doc, term FROM stemmed"):
-            found[int(row)].append(str(stem))
-        self._database.execute("INSERT INTO stems(stems) VALUES ('delete-all')")
+        self._database.execute("BEGIN")
+        try:
+            self._database.executemany("INSERT INTO stems(rowid, word) VALUES (?, ?)", enumerate(given))
+            for row, stem in self._database.execute("SELECT doc, term FROM stemmed"):
+                found[int(row)].append(str(stem))
+        finally:
+            self._database.execute("ROLLBACK")
         return [one[0] if len(one) == 1 else "" for one in found]
 
     def close(self) -> None:
@@ -58,7 +61,7 @@ class Texts:
     """Texts by row number, from 1. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._database = _memory(self)
+        self._database = Database()
         self._database.execute(
             f"CREATE VIRTUAL TABLE texts USING fts5(text, detail=none, columnsize=0, tokenize='{_TOKENIZER}')"
         )
@@ -66,7 +69,7 @@ class Texts:
     def apply(self, puts: Iterable[tuple[int, str]], drops: Iterable[int]) -> None:
         """Forget rows, then take rows in: all or nothing. Both ascending, which FTS5 merges ten times faster.
 
-        All rows are one statement, so that other threads go on meanwhile. To SQLite's JSON, a zero is the end of a text.
+        All rows are one statement, so that other threads go on meanwhile. To SQLite's JSON, a zero ends a text.
         """
         self._database.execute("BEGIN")
         try:
@@ -80,31 +83,23 @@ class Texts:
     def rows(self, forms: Iterable[str], most: int) -> Rows:
         """The rows that hold one of these words, from the highest down, so many at most."""
         match = " OR ".join(f'"{form}"' for form in forms)
-        (listed,) = self._database.execute(_NEWEST, (match, most)).fetchone()
+        ((listed,),) = self._database.execute(_NEWEST, (match, most))
         return np.fromstring(listed, np.int64, sep=",") if listed else np.empty(0, np.int64)
 
     def read(self, row: int) -> str:
         """The text of a row; '' where none is."""
-        found = self._database.execute("SELECT text FROM texts WHERE rowid = ?", (row,)).fetchone()
-        return str(found[0]) if found else ""
+        found = self._database.execute("SELECT text FROM texts WHERE rowid = ?", (row,))
+        return str(found[0][0]) if found else ""
 
     @property
     def nbytes(self) -> int:
         """Bytes that the texts and their index take."""
-        (pages,), (size,) = (
-            self._database.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
-        )
+        ((pages,),), ((size,),) = (self._database.execute(f"PRAGMA {name}") for name in ("page_count", "page_size"))
         return int(pages) * int(size)
 
     def close(self) -> None:
         """Free its memory; forgetting it does so too."""
         self._database.close()
-
-
-def _memory(owner: object) -> sqlite3.Connection:
-    database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    weakref.finalize(owner, database.close)
-    return database
 
 
 def _storable(texts: dict[int, str]) -> str:

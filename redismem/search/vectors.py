@@ -41,12 +41,15 @@ class Vectors:
         self._matrix[[row for row in rows if row < len(self._matrix)]] = 0
 
     def cosines(self, vector: Numbers, count: int) -> NDArray[Any]:
-        """The cosine of rows 0 to `count` - 1 with a vector, below zero as zero."""
+        """The cosine of rows 0 to `count` - 1 with a vector, to six places; below zero as zero.
+
+        Products of float32 differ in their last digits from row to row.
+        """
         found = np.zeros(count, np.float32)
         held = self._matrix[:count]
         if held.size:
             np.maximum(held @ units(np.asarray(vector)[None])[0], 0, out=found[: len(held)])
-        return found
+        return np.round(found, 6)
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ English has its tables here; words of other languages are stemmed and weighted b
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -196,6 +196,7 @@ won|write wrote written|child children|person people|man men|woman women|foot fe
 life lives|wife wives|knife knives|leaf leaves|wolf wolves|half halves|one 1|two 2|three 3|four 4|five 5|six 6|seven 7|
 eight 8|nine 9|ten 10|twelve 12|mom mum mother|dad father|grandma grandmother|grandpa grandfather|kid child children|
 tv television|photo photograph picture|movie film|bike bicycle|phone telephone"""
+_WORDS_TO_A_STEM: Final = 8
 _EXPECTED: Final = (
     (
         re.compile(r"\b(?:when|how long|what (?:time|date|day|month|year)|which (?:date|day|month|year))\b", re.I),
@@ -218,32 +219,27 @@ _EXPECTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What a question says. `terms`: forms of one word each; `speakers`: those of the given ones that it names."""
+    """What a question says. `terms`: forms of one word each; `speakers`: the codes of those whom it names."""
 
     terms: tuple[frozenset[str], ...]
-    speakers: frozenset[str]
+    speakers: frozenset[int]
     expected: "re.Pattern[str] | None"
     """What a text contains that can answer: a time for "when", a number for "how many"; None: no telling."""
 
 
-def read(question: str, speakers: Collection[str], stemmer: Stemmer, most: int) -> Wording:
-    """Understand a question; of its different words the first `most` count."""
-    given = [word.lower() for word in words(question)]
-    named = _named(given, speakers)
-    names = {word.lower() for name in named for word in words(name)}
+def read(question: str, bearers: Callable[[str], Collection[int]], stemmer: Stemmer, most: int) -> Wording:
+    """Understand a question; of its different words the first `most` count. `bearers`: who has a word as a name."""
+    given = dict.fromkeys(word.lower() for word in words(question))
+    named = {word: codes for word in given if (codes := bearers(word))}
+    bare = [word for word in given if word not in _STOP_WORDS] or list(given)
     # who speaks is scored by itself, and those who say a name are not who bears it
-    content = [word for word in given if word not in _STOP_WORDS and word not in names]
-    bare = [word for word in given if word not in _STOP_WORDS] or given
+    content = [word for word in bare if word not in named and word not in _STOP_WORDS]
     expected = next((answer for asks, answer in _EXPECTED if asks.search(question)), None)
-    return Wording(_terms(content or bare, stemmer, most), named, expected)
+    return Wording(_terms(content or bare, stemmer, most), frozenset[int]().union(*named.values()), expected)
 
 
-def _named(given: Iterable[str], speakers: Collection[str]) -> frozenset[str]:
-    said = set(given)
-    return frozenset(name for name in speakers if any(word.lower() in said for word in words(name)))
-
-
-def _terms(given: list[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:
+def _terms(given: Sequence[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:
+    given = given[: _WORDS_TO_A_STEM * most]
     forms = _other_forms()
     different = dict(zip(reversed(stems := stemmer.stems(given)), reversed(given), strict=True))
     kept = [stem for stem in dict.fromkeys(stems) if stem][:most]

@@ -1,12 +1,13 @@
 """Searches in forked children, whatever the threads of the parent were doing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
 import pytest
 
 from redismem import EpisodicMemory, Memory
+from redismem.search import Document, Index, Query
 from tests.faults.crew import in_child
 from tests.servers import Server
 
@@ -32,6 +33,26 @@ def held_elsewhere(*locks: Lock) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def busy(*works: Callable[[], object]) -> Iterator[None]:
+    """Threads do this again and again."""
+    done = Event()
+
+    def repeat(work: Callable[[], object]) -> None:
+        while not done.is_set():
+            work()
+
+    threads = [Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 def found(memory: Memory, query: str) -> list[str]:
@@ -68,3 +89,22 @@ def test_a_fork_in_the_middle_of_another_threads_search(memory: Memory) -> None:
     with held_elsewhere(replicas._lock, replica._lock, replica._index._lock):
         assert in_child(lambda: found(memory, "Lisboa")) == 0
     assert found(memory, "Lisboa") == ["a trip to Lisboa"]
+
+
+def test_a_child_forked_while_threads_are_in_sqlite_opens_indexes_of_its_own() -> None:
+    said = [Document(str(number), f"a trip {number}") for number in range(1000)]
+    inherited = Index()
+    inherited.apply(said, [])
+
+    def reopen() -> None:
+        index = Index()
+        index.apply(said[:50], [])
+        assert len(index.search(Query("trip"))) == 10
+
+    def work() -> None:
+        reopen()
+        inherited._texts.close()  # as finalizers do
+
+    with busy(lambda: inherited.search(Query("trip")), lambda: inherited.apply(said[:50], []), reopen):
+        assert [in_child(work) for _ in range(100)] == [0] * 100
+    assert len(inherited.search(Query("trip"))) == 10

@@ -1,7 +1,9 @@
 """The local index holds what it was given, filters as a plain loop would, and takes any text for a text."""
 
+import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from redismem.errors import SchemaError
 from redismem.search import Document, Hit, Index, Query
+from redismem.search.texts import Stemmer
 
 WORDS = ("river", "stone", "bird", "lantern")
 NAMES = st.sampled_from([None, "a", "b"])
@@ -167,6 +170,27 @@ def test_a_document_without_text_is_refused_before_others_are_taken_in() -> None
         Document("7", None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"id": ""},
+        {"id": b"7"},
+        {"tags": 5},
+        {"tags": {"a"}},
+        {"tags": frozenset({"a", 5})},
+        {"session": 5},
+        {"speaker": 5},
+        {"user": b"u"},
+        {"task_id": ["t"]},
+        {"at": float("nan")},
+        {"importance": None},
+    ],
+)
+def test_a_damaged_document_is_refused_when_it_is_made(damage: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        Document(**{"id": "7", "text": "river", **damage})
+
+
 @pytest.mark.parametrize("vector", [[1.0], [1.0, float("nan")], [[1.0, 2.0]], []])
 def test_vectors_that_do_not_fit_change_nothing(vector: Any) -> None:
     index = index_of(Document("1", "river", vector=np.array([1.0, 0.0], np.float32)))
@@ -197,6 +221,65 @@ def test_limits() -> None:
     hits = index.search(Query("stone river", limit=100))
     some = index.search(Query("stone river", limit=100, min_score=hits[0].score))
     assert ids(some) == [hit.id for hit in hits if hit.score == hits[0].score] != ids(hits)
+
+
+@pytest.mark.parametrize("text", ["river", "when was the river and the bird there", ""])
+@pytest.mark.parametrize("vector", [None, [1.0, 0.5]])
+def test_what_is_found_first_does_not_depend_on_the_limit(text: str, vector: list[float] | None) -> None:
+    draw = random.Random(4)
+    index = index_of(
+        *(
+            Document(
+                str(number),
+                " ".join(draw.choices((*WORDS, "2023", "hill", "road"), k=draw.randint(1, 8))),
+                at=float(number),
+                session=str(number // 20),
+                vector=np.array([draw.random(), draw.random()]),
+            )
+            for number in range(1500)
+        )
+    )
+    all_, ten = (index.search(Query(text, vector, limit=limit)) for limit in (300, 10))
+    assert [(hit.id, hit.score) for hit in all_[:10]] == [(hit.id, hit.score) for hit in ten]
+    assert len(all_) == 300
+    least = all_[20].score
+    good = [hit.id for hit in all_ if hit.score >= least]
+    assert ids(index.search(Query(text, vector, limit=300, min_score=least))) == good
+
+
+@pytest.mark.parametrize("asked", [Query("a river"), Query(vector=[1.0, 0.3, 0.5])])
+def test_of_many_equals_the_newest_are_found_whatever_came_first(asked: Query) -> None:
+    vector = np.array([0.9, 0.4, 0.1])
+    equals = [Document(f"{number:04}", "the river", at=number // 2, vector=vector) for number in range(2000)]
+    equals.append(Document("good", "the river", at=500, importance=1.0, vector=vector))
+    for seed in range(3):
+        index = index_of(*random.Random(seed).sample(equals, len(equals)))
+        assert ids(index.search(replace(asked, limit=5))) == ["good", "1998", "1999", "1996", "1997"]
+    index = index_of(*(Document(f"{number:04}", "the river", vector=vector) for number in reversed(range(2000))))
+    assert ids(index.search(replace(asked, limit=3))) == ["0000", "0001", "0002"]
+
+
+def test_of_many_equals_those_are_found_that_the_question_names() -> None:
+    said = [Document(str(number), "the river", at=number * 86400 + 3600, speaker="Ann") for number in range(2000)]
+    index = index_of(*said, Document("bob", "the river", speaker="Bob"))
+    assert ids(index.search(Query("Bob's river", limit=1))) == ["bob"]
+    assert ids(index.search(Query("the river on 7 May 1973", limit=1))) == ["1222"]
+
+
+def test_a_long_question_costs_no_more_than_some_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    stemmed, stems = list[int](), Stemmer.stems
+    index = index_of(Document("1", "word7 river"))
+    index.search(Query("river"))
+
+    def counted(self: Stemmer, given: Sequence[str]) -> list[str]:
+        stemmed.append(len(given))
+        return stems(self, given)
+
+    monkeypatch.setattr(Stemmer, "stems", counted)
+    assert ids(index.search(Query(" ".join(f"word{number % 50_000}" for number in range(100_000))))) == ["1"]
+    assert ids(index.search(Query("river " * 100_000))) == ["1"]
+    assert stemmed[0] <= 300
+    assert stemmed[1] <= 2
 
 
 def test_of_very_frequent_words_the_latest_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:

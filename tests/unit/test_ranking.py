@@ -84,6 +84,27 @@ def test_a_name_that_nobody_bears_is_a_word() -> None:
     assert best(said, "Who met Zelda?") == "t0"
 
 
+def test_a_word_that_is_in_the_names_of_many_is_none_of_them() -> None:
+    said = [Document(f"t{number}", "a seat", NOW, speaker=f"customer {number}") for number in range(200)]
+    index = Index()
+    index.apply(said, [])
+    hits = index.search(Query("the seat of customer 7", limit=200))
+    assert hits[0].id == "t7"
+    assert [hit.id for hit in hits if hit.parts["speaker"]] == ["t7"]
+    index.apply([], [f"t{number}" for number in range(2, 200)])
+    assert all(hit.parts["speaker"] for hit in index.search(Query("the seat of a customer")))
+
+
+def test_names_come_and_go() -> None:
+    index = Index()
+    for round_ in range(5):
+        said = [Document(f"t{number}", "a seat", NOW, speaker=f"guest{round_}x{number}") for number in range(1000)]
+        index.apply(said, [])
+        hits = {hit.id: hit.parts for hit in index.search(Query(f"seat of guest{round_}x7", limit=300))}
+        assert [one for one, parts in hits.items() if parts["speaker"]] == ["t7"]
+        assert "speaker" not in index.search(Query(f"seat of guest{round_ - 1}x7"))[0].parts
+
+
 def test_an_answer_is_found_beside_its_question() -> None:
     said = talk(("Ann", "Morning!"), ("Ann", "Which telescope is it?"), ("Bob", "A green one."), ("Ann", "Bye."))
     said += [Document("other", "Nothing to see", NOW, "elsewhere", "Bob")]
