@@ -21,7 +21,7 @@ import redis
 
 from bench.measure import Race, Side, Spread, each, race
 from bench.report import Bound, Result
-from bench.search import COUNT, QUICK, bare_fts5, bare_search, cost, documents, timed, words
+from bench.search import COUNT, QUICK, bare_fts5, bare_search, cost, documents, insert, timed, words
 from bench.setting import Bench
 from redismem import AsyncMemory, EpisodicMemory, Memory, SimpleMemory
 from redismem.chaos import ChaosProxy, Faults
@@ -96,10 +96,12 @@ def load(bench: Bench) -> Iterator[Result]:
         with Memory(bench.url) as memory:
             memory.episodes.search(RARE, scope=SCOPE)
 
-    ours = Side("redismem", lambda: timed(first_search))
-    theirs = Side("HSCAN and msgpack", lambda: timed(lambda: scanned(bench.url)))
-    result = race(ours, [theirs], bench.size(5))
+    rows = [(row, document.text) for row, document in enumerate(chosen, 1)]
+    scan = Side("HSCAN and msgpack", lambda: timed(lambda: scanned(bench.url)))
+    result = race(Side("redismem", lambda: timed(first_search)), [scan], bench.size(7))
     yield cost(f"first episodes.search of {len(chosen):,} / HSCAN and unpack", result, 4)
+    alone = race(Side("bare FTS5", lambda: timed(lambda: insert(bare_fts5([]), rows))), [scan], bench.size(7))
+    yield cost(f"of that, {len(chosen):,} texts into bare FTS5 / HSCAN and unpack", alone, None)
 
 
 def scanned(url: str) -> int:

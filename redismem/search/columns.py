@@ -6,8 +6,10 @@ next asked for.
 """
 
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -36,17 +38,25 @@ _TYPES: Final[dict[str, Any]] = {
 _ID_BYTES: Final = 250  # a str, two slots of a dict and one of a list
 
 
+class Codes(dict[str | None, int]):
+    """Numbers of names. Who asks for a new name's has it numbered."""
+
+    def __missing__(self, name: str | None) -> int:
+        self[name] = code = len(self)
+        return code
+
+
 class Columns:
     """Documents by row number, from 1. Not thread-safe."""
 
     def __init__(self) -> None:
         self.ids: list[str] = [""]
         self.rows: dict[str, int] = {}
-        self.names: dict[str, dict[str | None, int]] = {name: {None: 0} for name in _NAMED}
+        self.names = {name: Codes({None: 0}) for name in _NAMED}
         self._columns: dict[str, NDArray[Any]] = {name: np.zeros(64, kind) for name, kind in _TYPES.items()}
         self._free: list[int] = []
-        self._tagged: dict[str, set[int]] = {}
-        self._tags: dict[int, frozenset[str]] = {}
+        self._tagged: defaultdict[str, set[int]] = defaultdict(set)
+        self._tags: dict[int, tuple[str, ...]] = {}
         self._changed: set[int] = set()
         self._span: tuple[float, float] | None = None
         self._bearers: dict[str, array[int]] = {}
@@ -88,25 +98,23 @@ class Columns:
         """Keep these documents in the rows that `plan` gave, all of them different."""
         self._grow(max(rows, default=0) + 1)
         for document, row in zip(documents, rows, strict=True):
-            if self.ids[row] != document.id:
-                self.ids[row], self.rows[document.id] = document.id, row
-            if row in self._tags or document.tags:
-                self._untag(row)
+            self.ids[row] = document.id
+            self._untag(row)
+            if document.tags:
                 self._tag(row, document.tags)
+        self.rows.update(zip((document.id for document in documents), rows, strict=True))
         free = set(self._free).intersection(rows) if self._free else ()
         self._free = [row for row in self._free if row not in free] if free else self._free
         into, columns = np.asarray(rows, np.int64), self._columns
         self._leave(into)
-        columns["at"][into] = [document.at for document in documents]
-        columns["order"][into] = [document.order for document in documents]
-        columns["importance"][into] = [document.importance for document in documents]
-        columns["score"][into] = [document.score for document in documents]
+        for name in ("at", "order", "importance", "score"):
+            columns[name][into] = list(map(attrgetter(name), documents))
         columns["success"][into] = [document.success is True for document in documents]
         columns["length"][into] = [document.text.count(" ") + 1 for document in documents]
         columns["text_hash"][into] = hashes
         columns["alive"][into] = True
         for name, codes in self.names.items():
-            columns[name][into] = [codes.setdefault(getattr(document, name), len(codes)) for document in documents]
+            columns[name][into] = list(map(codes.__getitem__, map(attrgetter(name), documents)))
         self._changed.update(columns["session"][into].tolist())
         self._span = self._speaking = self._session_lengths = None
         self._forget_names()
@@ -193,10 +201,9 @@ class Columns:
                 self._columns[name] = grown
 
     def _tag(self, row: int, tags: frozenset[str]) -> None:
-        if tags:
-            self._tags[row] = tags
+        self._tags[row] = tuple(tags)
         for tag in tags:
-            self._tagged.setdefault(tag, set()).add(row)
+            self._tagged[tag].add(row)
 
     def _untag(self, row: int) -> None:
         for tag in self._tags.pop(row, ()):
@@ -258,7 +265,7 @@ class Columns:
                     self._link()
                 kept = np.unique(np.append(self[name], 0))
                 by_code = list(codes)
-                self.names[name] = {by_code[code]: number for number, code in enumerate(kept.tolist())}
+                self.names[name] = Codes({by_code[code]: number for number, code in enumerate(kept.tolist())})
                 self[name][:] = np.searchsorted(kept, self[name])
                 if name == "speaker":
                     self._bearers, self._heard = {}, 0

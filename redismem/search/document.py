@@ -1,4 +1,4 @@
-"""What is searched, what is asked, and what is found: three frozen values."""
+"""What is searched, what is asked, and what is found: values that nobody changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _MOST: Final = 2.0**62
 _NAME: Final = (str, NoneType)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen, it would take three times as long to make, and a scope has many
 class Document:
     """One thing that can be found. Two with the same `id` are two states of one document.
 
@@ -43,9 +43,7 @@ class Document:
         is_text = isinstance(self.id, str) and isinstance(self.text, str) and self.id != ""
         is_named = isinstance(self.session, _NAME) and isinstance(self.speaker, _NAME)
         is_named = is_named and isinstance(self.user, _NAME) and isinstance(self.task_id, _NAME)
-        is_tagged = isinstance(self.tags, frozenset) and (
-            not self.tags or all(isinstance(tag, str) for tag in self.tags)
-        )
+        is_tagged = isinstance(self.tags, frozenset) and isinstance("".join(self.tags), str)
         in_range = -_MOST < self.at < _MOST > self.order > -_MOST < self.importance < _MOST > self.score > -_MOST
         if not (is_text and is_named and is_tagged and in_range):
             raise TypeError(f"a document has an id, texts for text, names and tags, and finite numbers: {self.id!r}")

@@ -53,7 +53,7 @@ class Put(Generic[D]):
     """Orders what was made at one instant: when it was told, in microseconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take twice as long to make, and a scope has many
 class Stored:
     """A document as the server has it."""
 

@@ -14,9 +14,8 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import Final, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final, Protocol, TypeAlias
 
 from redismem.errors import Conflict
 from redismem.search.document import Document, Hit, Query
@@ -27,9 +26,14 @@ from redismem.stores.collection import Changes, Position, Stored
 _SCOPE: Final = 300
 _LOOK: Final = 64
 _PAGE: Final = 1000
+_BLOCK: Final = 5_000
 _MOST_LOADS: Final = 10
 _AT_ONCE: Final = 2000
 _PAUSE: Final = 0.005
+_BLINK: Final = 0.002
+
+_Taken: TypeAlias = dict[str, Document | None]
+"""Documents that came, and None for those that went."""
 
 
 class Source(Protocol):
@@ -68,18 +72,24 @@ class Replica:
         self._lock = threading.Lock()
         self._loads = False
         self._index = Index(weights)
-        self._stored: dict[str, Stored] = {}
+        # values that refer to nothing, as the garbage collector looks at all others again and again
+        self._data: dict[str, bytes] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
         self._ends: list[tuple[float, str]] = []
         self._until: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self._data)
 
     def search(self, query: Query) -> list[tuple[Stored, Hit]]:
         """The best documents, as they are stored, and how well they answer."""
         with self._lock:  # else another thread might change a document between its index and itself
             self._reap()
-            return [(self._stored[hit.id], hit) for hit in self._index.search(query)]
+            return [(self._found(hit.id), hit) for hit in self._index.search(query)]
+
+    def _found(self, id_: str) -> Stored:
+        left = self._until.get(id_, math.inf) - self._clock()
+        return Stored(id_, self._data[id_], left, *self._counts.get(id_, (0, 0)))
 
     async def sync(self, source: Source) -> None:
         """See to it that every change from before this call is here. Raises `Conflict` if there are too many."""
@@ -109,7 +119,7 @@ class Replica:
 
     def _follow(self, source: Source, changes: Changes | None, asked: float) -> None:
         if changes is not None:
-            self._index.apply(*self._take(source, changes.documents, asked))
+            self._apply(self._take(source, changes.documents, asked))
         self.position = None if changes is None else changes.number
 
     async def _load(self, source: Source) -> None:
@@ -124,52 +134,63 @@ class Replica:
             fresh = Replica(self.scope, self._weights, self._clock)
             await fresh._read(source)
             with self._lock:
-                self._index, self._stored, self.position = fresh._index, fresh._stored, fresh.position
-                self._ends, self._until = fresh._ends, fresh._until
+                self._index, self._data, self._counts = fresh._index, fresh._data, fresh._counts
+                self._ends, self._until, self.position = fresh._ends, fresh._until, fresh.position
         finally:
             self._loads = False
 
     async def _read(self, source: Source) -> None:
         """Read everything, and what changes meanwhile: the log may not reach back as far as the beginning, at the end.
 
-        One page is indexed while the next one is read.
+        Some pages are indexed while the next ones are read. They are many, as two threads that hand over often wait
+        more than they work.
         """
         began = await source.position(self.scope)
         position = began.change
+        block: _Taken = {}
         with ThreadPoolExecutor(1) as indexing:
-            indexed: Future[None] = indexing.submit(self._index.apply, [], [])
+            indexed = indexing.submit(self._apply, block)
             asked = self._clock()
             async for page in source.pages(self.scope, _PAGE, timed=began.timed, embedded=began.embedded):
                 changes = await source.changes(self.scope, position, _AT_ONCE, 0)
                 if changes is None:
                     return
-                for documents in (page, changes.documents):
-                    taken = self._take(source, documents, asked)
-                    indexed.result()
-                    indexed = indexing.submit(self._index.apply, *taken)
+                block |= self._take(source, page, asked) | self._take(source, changes.documents, asked)
+                if len(block) >= _BLOCK:
+                    await _done(indexed, source)
+                    indexed, block = indexing.submit(self._apply, block), {}
                 position, asked = changes.number, self._clock()
-            indexed.result()
+            await _done(indexed, source)
+            await _done(indexing.submit(self._apply, block), source)
         self.position = position
 
-    def _take(self, source: Source, documents: Sequence[Stored], asked: float) -> tuple[list[Document], list[str]]:
+    def _take(self, source: Source, documents: Sequence[Stored], asked: float) -> _Taken:
         """Keep documents; what the index is to be told of them. `asked`: from when on they live as long as they do."""
-        upserts, gone = list[Document](), list[str]()
+        taken: _Taken = {}
         for stored in documents:
-            document = None if stored.data is None else source.indexed(stored)
-            self._until.pop(stored.id, None)
-            if document is None:
-                gone.append(stored.id)
-                self._stored.pop(stored.id, None)
+            if stored.id in self._data:
+                self._forget(stored.id)
+            taken[stored.id] = document = None if stored.data is None else source.indexed(stored)
+            if stored.data is None or document is None:
                 continue
-            upserts.append(document)
-            kept = stored if stored.embedding is None else replace(stored, embedding=None)  # the index has that
-            self._stored[stored.id] = kept
+            self._data[stored.id] = stored.data
+            if stored.uses or stored.successes:
+                self._counts[stored.id] = stored.uses, stored.successes
             if stored.left < math.inf:
                 self._until[stored.id] = asked + stored.left
                 heapq.heappush(self._ends, (asked + stored.left, stored.id))
         if len(self._ends) > 2 * len(self._until) + _PAGE:  # most of it is about documents that were replaced
             self._ends = sorted((end, id_) for id_, end in self._until.items())
-        return upserts, gone
+        return taken
+
+    def _apply(self, taken: _Taken) -> None:
+        gone = [id_ for id_, document in taken.items() if document is None]
+        self._index.apply(filter(None, taken.values()), gone)
+
+    def _forget(self, id_: str) -> None:
+        del self._data[id_]
+        self._counts.pop(id_, None)
+        self._until.pop(id_, None)
 
     def _reap(self) -> None:
         """Documents that have expired are not found any more. The lock is held."""
@@ -178,9 +199,16 @@ class Replica:
             end, id_ = heapq.heappop(self._ends)
             if self._until.get(id_) == end:  # else it was replaced since
                 over.append(id_)
-                del self._stored[id_], self._until[id_]
+                self._forget(id_)
         if over:
             self._index.apply([], over)
+
+
+async def _done(work: Future[None], source: Source) -> None:
+    """Wait for a thread. Most have soon done; then no other task is let in between."""
+    while not wait([work], _BLINK).done:
+        await source.pause(_PAUSE)
+    work.result()
 
 
 class Replicas:
