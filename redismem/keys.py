@@ -307,17 +307,18 @@ def decode_segment(text: str) -> str:
     raise InvalidKey(f"{_shown(text)} is no segment of a key that redismem wrote")
 
 
-def field(key: str) -> bytes:
+def field(key: str, what: str = "key") -> bytes:
     """The hash field that holds `key`: the key itself in UTF-8, as an operator reads it.
 
-    `InvalidKey` when the key is empty, no `str`, holds a lone surrogate, or takes more than `MAX_BYTES` bytes.
+    `what` names the argument in the `InvalidKey` raised when it is empty, no `str`, holds a lone surrogate, or takes
+    more than `MAX_BYTES` bytes.
     """
     if type(key) is not str:
-        key = _plain(key, "key")
-    raw = _utf8(key, "key")
+        key = _plain(key, what)
+    raw = _utf8(key, what)
     if 0 < len(raw) <= MAX_BYTES:
         return raw
-    raise _too_long(key, "key", "in UTF-8") if raw else _empty("key")
+    raise _too_long(key, what, "in UTF-8") if raw else _empty(what)
 
 
 def escape_glob(text: str) -> str:

@@ -27,7 +27,7 @@ from redismem.search.vectors import Vectors
 _MOST_LETTERS: Final = 4_000
 _MOST_WORDS: Final = 32
 _MOST_ROWS: Final = 40_000
-_CHOSEN: Final = 300
+_CHOSEN: Final = 200
 _LOOKED_INTO: Final = 100
 
 _Key: TypeAlias = Callable[[Rows], NDArray[Any]]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from redismem.search.database import Database
 
 _TOKENIZER: Final = "porter unicode61 remove_diacritics 2"
+_MOST_KNOWN: Final = 1_000
 _WORD: Final = re.compile(r"[^\W_]+")
 _NEWEST: Final = (
     "SELECT group_concat(rowid) FROM (SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?)"
@@ -39,9 +40,17 @@ class Stemmer:
         self._database = Database()
         self._database.execute(f"CREATE VIRTUAL TABLE stems USING fts5(word, content='', tokenize='{_TOKENIZER}')")
         self._database.execute("CREATE VIRTUAL TABLE stemmed USING fts5vocab(stems, instance)")
+        self._known: dict[str, str] = {}
 
     def stems(self, given: Sequence[str]) -> list[str]:
         """One stem for each word. A word that FTS5 takes for none, or for several, has the stem ''."""
+        if len(self._known) + len(given) > _MOST_KNOWN:
+            self._known.clear()
+        if new := [word for word in dict.fromkeys(given) if word not in self._known]:
+            self._known.update(zip(new, self._made(new), strict=True))
+        return [self._known[word] for word in given]
+
+    def _made(self, given: Sequence[str]) -> list[str]:
         found: list[list[str]] = [list[str]() for _ in given]
         self._database.execute("BEGIN")
         try:

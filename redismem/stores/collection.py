@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from redismem.durability import Durability
 from redismem.errors import ConfigError, Conflict, DecodeError
-from redismem.keys import encode_segment
+from redismem.keys import field
 from redismem.link.base import Argument, Command, Reply
 from redismem.operations import IDEMPOTENT
 from redismem.scripts import script, surely
@@ -177,9 +177,8 @@ class Collection(Effects, Generic[D]):
         arguments: list[Argument] = []
         for one in puts:
             uses = math.exp(4 * one.importance)
-            encode_segment(one.id, "id")  # such as it could be part of a key: not empty, nor too long
-            arguments += one.id, self.encoded(one.document, one.told), milliseconds(one.ttl), one.rank, f"{uses:.6f}"
-            arguments += one.expected, one.embedding
+            arguments += field(one.id, "id"), self.encoded(one.document, one.told), milliseconds(one.ttl), one.rank
+            arguments += f"{uses:.6f}", one.expected, one.embedding
         return arguments
 
     def _head(self) -> tuple[Argument, ...]:
@@ -272,15 +271,14 @@ class Collection(Effects, Generic[D]):
 
     def decoded(self, scope: str, id_: str, data: bytes) -> D:
         """The document. Raises `DecodeError`."""
-        key = f"{self._keys.collection(scope, self.kind)}[{id_}]"
         try:
             return self.model.model_validate(self._codec.decode(data))
         except DecodeError as error:
-            raise DecodeError(error.message, key) from None
+            problem = error.message
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise DecodeError(f"no {self.model.__name__}: {place}: {problem['msg']}", key) from None
+            first = error.errors(include_url=False, include_input=False)[0]
+            problem = f"no {self.model.__name__}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise DecodeError(problem, f"{self._keys.collection(scope, self.kind)}[{id_}]")
 
     def _write_keys(self, scope: str) -> list[str]:
         keys, key = self._keys, self._keys.collection(scope, self.kind)
@@ -298,7 +296,7 @@ class Collection(Effects, Generic[D]):
 
 @functools.cache
 def _defaults(model: type[BaseModel]) -> dict[str, Any]:
-    return {name: field.get_default() for name, field in model.model_fields.items()}
+    return {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
 
 
 def _seconds(left: int) -> float:

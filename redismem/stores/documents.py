@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from redismem.durability import Durability
 from redismem.errors import ConfigError, Conflict, DecodeError, InvalidKey, SchemaError
@@ -31,7 +31,7 @@ class Told(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     tags: frozenset[str] = frozenset()
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
     created_at: datetime | None = None
     """If it is not given, the time of adding, by the server's clock."""
 
