@@ -79,8 +79,7 @@ class Index:
         held = [row < top and bool(is_there[row]) for row in rows]
         changed = [place for place, row in enumerate(rows) if not held[place] or known[row] != hashes[place]]
         puts = sorted((rows[place], documents[place].text) for place in changed)
-        stale = sorted([*dropped, *(rows[place] for place in changed if held[place])])
-        self._texts.apply(puts, stale)
+        self._texts.apply(puts, dropped)
         columns.drop(dropped)
         columns.put(documents, rows, hashes)
         self._vectors.drop([*dropped, *rows])

@@ -23,7 +23,7 @@ _WORD: Final = re.compile(r"[^\W_]+")
 _NEWEST: Final = (
     "SELECT group_concat(rowid) FROM (SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?)"
 )
-_INSERT: Final = "INSERT INTO texts(rowid, text) SELECT CAST(key AS INTEGER), value FROM json_each(?)"
+_REPLACE: Final = "REPLACE INTO texts(rowid, text) SELECT CAST(key AS INTEGER), value FROM json_each(?)"
 
 Rows = NDArray[np.int64]
 
@@ -83,7 +83,7 @@ class Texts:
         self._database.execute("BEGIN")
         try:
             self._database.executemany("DELETE FROM texts WHERE rowid = ?", ((row,) for row in drops))
-            self._database.execute(_INSERT, (_storable({row: text.replace("\0", " ") for row, text in puts}),))
+            self._database.execute(_REPLACE, (_storable({row: text.replace("\0", " ") for row, text in puts}),))
         except BaseException:
             self._database.execute("ROLLBACK")
             raise
