@@ -34,7 +34,7 @@ _MOST_SCOPES: Final = 1_000
 _MOST_USES: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to make
 class Put(Generic[D]):
     """A document that is to be stored."""
 
