@@ -142,11 +142,11 @@ class Listener:
         self._l1.flush()
 
     def _fall_back(self, error: Untold) -> None:
-        self.untold = True
-        self._l1.good_until = math.inf
         logger.warning(
             "%s: the server does not tell of changes (%s): what L1 keeps is read again after at most %g s",
             self._link.endpoint.name,
             error,
             self._bound,
         )
+        self.untold = True
+        self._l1.good_until = math.inf

@@ -5,4 +5,4 @@
 local call = redis.call
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-return call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now), '+inf')
+return call('ZRANGEBYSCORE', KEYS[1], now, '+inf')

@@ -207,6 +207,16 @@ async def test_conversations(history: AsyncHistoryStore, place: Place) -> None:
 
 
 @on_servers
+async def test_a_conversation_that_is_there_is_listed_to_its_last_millisecond(history: AsyncHistoryStore) -> None:
+    for _ in range(20):
+        await history.append("42", "user", "x", ttl=0.02)
+        listed, turns = await history.conversations("42"), await history.turns("42")
+        while turns:
+            assert listed == ["default"]
+            listed, turns = await history.conversations("42"), await history.turns("42")
+
+
+@on_servers
 async def test_conversations_end(history: AsyncHistoryStore, place: Place) -> None:
     await history.append("42", "user", "x", conversation="brief", ttl=SOON)
     await history.append("42", "user", "x", conversation="long", ttl=100)
