@@ -4,14 +4,15 @@
 vectors give all cosines in one product. *Choose*: the best few hundred of each, and those that stand beside them in a
 conversation. *Rank*: only these are scored in full (`redismem.search.ranking`).
 
-What a question costs is bounded: so many letters, so many words, and so many rows for all of them. Of a word that is
-in more, the latest rows count. Up to a limit of `_CHOSEN`, what is looked at does not depend on the limit, so the first
-ten of a hundred are those of a limit of ten.
+What a question costs is bounded: so many letters, so many words, and without a filter so many rows for all of them,
+which rare words are given first. Of a word that is in more rows than are left for it, those with the highest numbers
+count. Up to a limit of `_CHOSEN`, what is looked at does not depend on the limit, so the first ten of a hundred are
+those of a limit of ten.
 """
 
 import heapq
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -26,9 +27,11 @@ from redismem.search.vectors import Vectors
 
 _MOST_LETTERS: Final = 4_000
 _MOST_WORDS: Final = 32
-_MOST_ROWS: Final = 40_000
+_MOST_ROWS: Final = 200_000
 _CHOSEN: Final = 200
 _LOOKED_INTO: Final = 100
+_MEANT: Final = 0.5
+"""How relevant is what somebody said, or what was said at some time, when nothing else of a question is known."""
 
 _Key: TypeAlias = Callable[[Rows], NDArray[Any]]
 """What places in a list are ordered by, the highest first."""
@@ -61,23 +64,40 @@ class Search:
             self._vectors.check(query.vector)
             lists.append(cosines := self._vectors.cosines(query.vector, len(self._columns.ids)))
             self._cosines = cosines
-        if not lists and (query.text.strip() or query.vector is not None):
-            return []  # it asks for something, but there is no word in it, or no vector here
         rows = self._chosen(lists) if lists else self._all()
+        if not self._words and self._cosines is None and (query.text.strip() or query.vector is not None):
+            rows = self._meant()
         return self._ranked(rows) if len(rows) else []
 
     # --- reach ------------------------------------------------------------------------------------------------------
 
     def _found(self, terms: Sequence[frozenset[str]]) -> Words:
         """The rows and the rarity of each word that is found anywhere; others tell no document from another."""
-        most, count = _MOST_ROWS // len(terms), len(self._columns.ids)
+        count, documents = len(self._columns.ids), len(self._columns)
         found: list[tuple[Rows, float]] = []
-        for forms in terms:
-            if len(rows := self._texts.rows(forms, most)):
+        for rows, most in self._postings(terms):
+            if len(rows):
                 # those that were not read are taken to be as frequent as those that were
                 share = 1.0 if len(rows) < most else count / (count - int(rows[-1]))
-                found.append((rows, ranking.rarity(len(self._columns), len(rows) * share)))
+                found.append((rows, ranking.rarity(documents, len(rows) * share)))
         return found
+
+    def _postings(self, terms: Sequence[frozenset[str]]) -> Iterator[tuple[Rows, int]]:
+        """The rows of each word, and how many could be read: as many as there are if a filter leaves out most of them.
+
+        Without a filter each word has the same share, and what rare ones leave goes to the others.
+        """
+        if self._passes is not None:
+            most = len(self._columns.ids)
+            yield from ((self._texts.rows(forms, most), most) for forms in terms)
+            return
+        share = _MOST_ROWS // len(terms)
+        first = [self._texts.rows(forms, share) for forms in terms]
+        cut = sum(len(rows) >= share for rows in first)
+        more = share + sum(share - len(rows) for rows in first) // max(cut, 1)
+        for forms, rows in zip(terms, first, strict=True):
+            is_cut = len(rows) >= share
+            yield (self._texts.rows(forms, more), more) if is_cut and more > share else (rows, share)
 
     def _reached(self) -> Scores:
         scores = np.zeros(len(self._columns.ids))
@@ -127,6 +147,17 @@ class Search:
             places = np.array(heapq.nsmallest(most, places.tolist(), identity), np.int64)
         return np.concatenate((*best, places))
 
+    def _meant(self) -> Rows:
+        """What a question means of which no word is here: what somebody said, or what was said at some time."""
+        rows, speakers = self._all(), self._asked.speakers
+        if not (speakers or self._intervals):
+            return rows[:0]
+        if speakers:
+            rows = rows[np.isin(self._columns["speaker"][rows], list(speakers))]
+        if self._intervals:
+            rows = rows[ranking.in_time(self._columns["at"][rows], self._intervals) == 1]
+        return rows
+
     def _all(self) -> Rows:
         return np.flatnonzero(self._columns["alive"] if self._passes is None else self._passes)
 
@@ -143,7 +174,7 @@ class Search:
     def _parts(self, rows: Rows) -> dict[str, Scores]:
         columns, weights, parts = self._columns, self._weights, dict[str, Scores]()
         if not self._words and self._cosines is None:
-            return parts
+            return {"turn": np.full(len(rows), _MEANT)} if self._query.text.strip() else parts
         windows = columns.windows(rows)
         if self._words:
             parts["turn"] = ranking.turns(self._words, windows, columns["length"], columns.mean_length, weights)

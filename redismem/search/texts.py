@@ -9,7 +9,8 @@ a third less to insert and to keep, and rows can be read without ranking them, w
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from redismem.search.database import Database
 
 _TOKENIZER: Final = "porter unicode61 remove_diacritics 2"
 _MOST_KNOWN: Final = 1_000
+_MOST_LETTERS: Final = 4_000_000
 _WORD: Final = re.compile(r"[^\W_]+")
 _NEWEST: Final = (
     "SELECT group_concat(rowid) FROM (SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?)"
@@ -29,8 +31,8 @@ Rows = NDArray[np.int64]
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, as written."""
-    return _WORD.findall(text)
+    """The words of a text, as written; composed, as marks by themselves are no letters."""
+    return _WORD.findall(text if text.isascii() else unicodedata.normalize("NFC", text))
 
 
 class Stemmer:
@@ -78,12 +80,13 @@ class Texts:
     def apply(self, puts: Iterable[tuple[int, str]], drops: Iterable[int]) -> None:
         """Forget rows, then take rows in: all or nothing. Both ascending, which FTS5 merges ten times faster.
 
-        All rows are one statement, so that other threads go on meanwhile. To SQLite's JSON, a zero ends a text.
+        Many rows are one statement, so that other threads go on meanwhile.
         """
         self._database.execute("BEGIN")
         try:
             self._database.executemany("DELETE FROM texts WHERE rowid = ?", ((row,) for row in drops))
-            self._database.execute(_REPLACE, (_storable({row: text.replace("\0", " ") for row, text in puts}),))
+            for some in _pieces(puts):
+                self._database.execute(_REPLACE, (_storable(some),))
         except BaseException:
             self._database.execute("ROLLBACK")
             raise
@@ -109,6 +112,17 @@ class Texts:
     def close(self) -> None:
         """Free its memory; forgetting it does so too."""
         self._database.close()
+
+
+def _pieces(puts: Iterable[tuple[int, str]]) -> Iterator[dict[int, str]]:
+    """Rows together, as far as one parameter may be long. To SQLite's JSON, a zero ends a text."""
+    some, letters = dict[int, str](), 0
+    for row, text in puts:
+        some[row], letters = text.replace("\0", " "), letters + len(text)
+        if letters > _MOST_LETTERS:
+            yield some
+            some, letters = {}, 0
+    yield some
 
 
 def _storable(texts: dict[int, str]) -> str:

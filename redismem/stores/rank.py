@@ -20,6 +20,7 @@ _INVERSE: Final = bytes.maketrans(b"0123456789abcdef", b"fedcba9876543210")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LENGTH: Final = 4
+_MOST_PLACES: Final = 20_000
 _ENDLESS: Final = {math.inf: b"f", -math.inf: b"0"}
 
 
@@ -43,10 +44,12 @@ def tie_break(data: bytes) -> bytes:
 
 def _number(value: int | float | Decimal) -> bytes:
     """The sign, then length and digits of what is whole, then the bits of the rest: of floats, exactly."""
-    if not isinstance(value, int) and math.isnan(value):
+    if (isinstance(value, Decimal) and value.is_nan()) or (isinstance(value, float) and math.isnan(value)):
         raise SchemaError("NaN has no rank: it is neither greater nor smaller than anything")
     if value in _ENDLESS:
         return _ENDLESS[float(value)]
+    if isinstance(value, Decimal) and not -_MOST_PLACES <= value.adjusted() <= _MOST_PLACES:
+        raise SchemaError(f"a number of more than {_MOST_PLACES} places is too long to be ranked")
     return b"8" + _magnitude(value) if value >= 0 else b"7" + inverse(_magnitude(-value))
 
 

@@ -26,7 +26,9 @@ from redismem.stores.collection import Changes, Position, Stored
 _SCOPE: Final = 300
 _LOOK: Final = 64
 _PAGE: Final = 1000
+_FEW: Final = 300
 _BLOCK: Final = 5_000
+_BLOCK_BYTES: Final = 16 * 2**20
 _MOST_LOADS: Final = 10
 _AT_ONCE: Final = 2000
 _PAUSE: Final = 0.005
@@ -70,7 +72,7 @@ class Replica:
         """The latest change that is here; None: nothing was read yet, or too much was missed."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._loads = False
+        self._is_busy = False
         self._index = Index(weights)
         # values that refer to nothing, as the garbage collector looks at all others again and again
         self._data: dict[str, bytes] = {}
@@ -105,31 +107,54 @@ class Replica:
                 continue
             asked = self._clock()
             changes = await source.changes(self.scope, position, _AT_ONCE, len(self))
-            with self._lock:
-                if self.position == position:  # else somebody else has asked meanwhile, and may know more
-                    self._follow(source, changes, asked)
-                if changes is not None and not changes.more and self._reaches(changes.number):
-                    return
-                seen += 0 if changes is None else len(changes.documents)
-                if seen > len(self) + _AT_ONCE:
-                    self.position = None  # reading all of it is less
+            await self._idle(source)
+            if changes is None or len(changes.documents) <= _FEW:
+                self._follow(source, changes, position, asked)
+            else:
+                await self._follow_aside(source, changes, position, asked)
+            if changes is not None and not changes.more and self._reaches(changes.number):
+                return
+            seen += 0 if changes is None else len(changes.documents)
+            if seen > len(self) + _AT_ONCE:
+                self.position = None  # reading all of it is less
 
     def _reaches(self, change: int) -> bool:
         return self.position is not None and self.position >= change
 
-    def _follow(self, source: Source, changes: Changes | None, asked: float) -> None:
-        if changes is not None:
-            self._apply(self._take(source, changes.documents, asked))
-        self.position = None if changes is None else changes.number
+    def _follow(self, source: Source, changes: Changes | None, position: int, asked: float) -> None:
+        with self._lock:
+            if self.position != position:
+                return  # somebody else has asked meanwhile, and may know more
+            if changes is None:
+                self.position = None
+                return
+            try:
+                self._apply(self._take(source, changes.documents, asked))
+            except BaseException:
+                self.position = None  # a part of it may be here
+                raise
+            self.position = changes.number
+
+    async def _follow_aside(self, source: Source, changes: Changes, position: int, asked: float) -> None:
+        """Follow in a thread, so that other tasks go on."""
+        self._is_busy = True
+        try:
+            with ThreadPoolExecutor(1) as following:
+                await _done(following.submit(self._follow, source, changes, position, asked), source)
+        finally:
+            self._is_busy = False
+
+    async def _idle(self, source: Source) -> None:
+        """Wait until nobody reads much."""
+        while self._is_busy:
+            await source.pause(_PAUSE)
 
     async def _load(self, source: Source) -> None:
         """Read everything. Who comes second waits for the first."""
         with self._lock:
-            is_first, self._loads = not self._loads, True
+            is_first, self._is_busy = not self._is_busy, True
         if not is_first:
-            while self._loads:
-                await source.pause(_PAUSE)
-            return
+            return await self._idle(source)
         try:
             fresh = Replica(self.scope, self._weights, self._clock)
             await fresh._read(source)
@@ -137,7 +162,7 @@ class Replica:
                 self._index, self._data, self._counts = fresh._index, fresh._data, fresh._counts
                 self._ends, self._until, self.position = fresh._ends, fresh._until, fresh.position
         finally:
-            self._loads = False
+            self._is_busy = False
 
     async def _read(self, source: Source) -> None:
         """Read everything, and what changes meanwhile: the log may not reach back as far as the beginning, at the end.
@@ -146,7 +171,7 @@ class Replica:
         more than they work.
         """
         began = await source.position(self.scope)
-        position = began.change
+        position, size = began.change, 0
         block: _Taken = {}
         with ThreadPoolExecutor(1) as indexing:
             indexed = indexing.submit(self._apply, block)
@@ -156,9 +181,10 @@ class Replica:
                 if changes is None:
                     return
                 block |= self._take(source, page, asked) | self._take(source, changes.documents, asked)
-                if len(block) >= _BLOCK:
+                size += sum(len(one.data or b"") for one in page)
+                if len(block) >= _BLOCK or size >= _BLOCK_BYTES:
                     await _done(indexed, source)
-                    indexed, block = indexing.submit(self._apply, block), {}
+                    indexed, block, size = indexing.submit(self._apply, block), {}, 0
                 position, asked = changes.number, self._clock()
             await _done(indexed, source)
             await _done(indexing.submit(self._apply, block), source)

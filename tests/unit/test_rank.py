@@ -67,3 +67,9 @@ def test_moments_without_a_zone_are_utc() -> None:
 def _too_close(one: Any, other: Any) -> bool:
     """Of decimals, what is left of a number's fraction as a float."""
     return isinstance(one, Decimal | float) and isinstance(other, Decimal | float) and float(one) == float(other)
+
+
+@pytest.mark.parametrize("value", [math.nan, *map(Decimal, ("NaN", "sNaN", "1E+20000000", "-1E-20000000"))])
+def test_what_has_no_rank_is_refused_at_once(value: float | Decimal) -> None:
+    with pytest.raises(SchemaError):
+        rank(value)

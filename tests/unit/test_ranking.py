@@ -221,6 +221,28 @@ def test_who_asks_for_a_time_gets_what_was_said_then() -> None:
     assert best(said, Query("What was repaired last month?", now=day("2023-04-01"))) == "03"
 
 
+def test_a_question_may_mean_a_speaker_or_a_time_alone() -> None:
+    said = [
+        Document("rome", "We ate pizza in Rome", day("2024-05-01"), speaker="Ann"),
+        Document("order", "Refunded the order", day("2024-05-09"), speaker="Bob"),
+        Document("oslo", "Cancelled the flight to Oslo", day("2024-05-09"), speaker="Ann"),
+        Document("seat", "Seat was changed", day("2024-05-10T10:00"), speaker="Bob"),
+    ]
+    index = Index()
+    index.apply(said, [])
+
+    def found(question: str) -> set[str]:
+        return {hit.id for hit in index.search(Query(question, now=day("2024-05-10T12:00")))}
+
+    assert found("What did Ann say?") == {"rome", "oslo"}
+    assert found("Tell me about Bob") == {"order", "seat"}
+    assert found("What happened yesterday?") == {"order", "oslo"}
+    assert found("What did Ann do on 9 May 2024?") == {"oslo"}
+    assert found("What happened?") == set()
+    assert all(hit.score <= 0.5 for hit in index.search(Query("What did Ann say?")))
+    assert index.search(Query("flight yesterday", now=day("2024-05-10T12:00")))[0].id == "oslo"
+
+
 def test_what_was_said_at_one_instant_is_in_the_order_of_its_ids() -> None:
     said = [Document(f"t{number}", f"line {'kayak' * (number == 9)}", NOW, "talk") for number in range(12)]
     for seed in range(3):
