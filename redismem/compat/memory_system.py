@@ -9,7 +9,7 @@ Many workers may update one user at once: the server takes one update after the 
 """
 
 import threading
-from typing import Any
+from typing import Any, Self
 
 from redismem.config import Settings
 from redismem.health import Health
@@ -35,6 +35,12 @@ class MemorySystem:
                 self._memory = AsyncMemory(self._url, **self._settings)
             return self._memory
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.aclose()
+
     async def get_user_context(self, user_id: str) -> UserContext:
         """A copy that stays as it is; one round trip."""
         return await self.memory.contexts.get_user_context(user_id)
@@ -44,7 +50,9 @@ class MemorySystem:
         async with self.memory.batch() as batch:
             noted = batch.contexts.update_context(user_id, message, response)
             context = batch.contexts.get_user_context(user_id)
-        noted.result()
+        for error in (noted.error(), context.error()):
+            if error is not None:
+                raise error
         return context.result()
 
     async def health(self) -> Health:

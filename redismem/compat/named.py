@@ -90,10 +90,25 @@ class Named:
     async def batch_operations(self) -> AsyncGenerator["NamedBatch"]:
         """Many operations in as few round trips as they need, sent at the end of the block.
 
-        If an exception ends the block, nothing is sent.
+        If an exception ends the block, nothing is sent. If operations fail, the others take effect all the same, and
+        the block raises the error of the first; each one's `result()` tells of its own.
         """
         async with self._memory.batch() as batch:
-            yield NamedBatch(self.table, getattr(batch, self.part))
+            names = NamedBatch(self.table, getattr(batch, self.part))
+            yield names
+        names.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.aclose()
 
     def close(self) -> None:
         """Close what was opened for threads; a private embedded server ends."""
@@ -111,12 +126,25 @@ class NamedBatch:
     def __init__(self, table: dict[str, Name[Any]], store: Any) -> None:
         self._table = table
         self._store = store
+        self._enlisted: list[Enlisted] = []
 
     def __getattr__(self, name: str) -> Callable[..., "Enlisted"]:
         if name not in self._table:
             raise AttributeError(name)
         named = self._table[name]
-        return lambda *args, **kwargs: Enlisted(named.call(self._store, *args, **kwargs), named.result)
+
+        def enlist(*args: Any, **kwargs: Any) -> Enlisted:
+            self._enlisted.append(Enlisted(named.call(self._store, *args, **kwargs), named.result))
+            return self._enlisted[-1]
+
+        return enlist
+
+    def check(self) -> None:
+        """Raise the error of the first operation that failed; who does not look at results must hear of it."""
+        failed = [error for one in self._enlisted if (error := one.error()) is not None]
+        if failed:
+            failed[0].add_note(f"{len(failed)} of the {len(self._enlisted)} operations of the batch failed")
+            raise failed[0]
 
 
 class Enlisted:
@@ -132,6 +160,10 @@ class Enlisted:
     def result(self) -> Any:
         """See `Handle.result`."""
         return self._result(self._handle.result())
+
+    def error(self) -> BaseException | None:
+        """See `Handle.error`."""
+        return self._handle.error()
 
     async def _itself(self) -> Self:
         return self

@@ -17,7 +17,7 @@ Values are stored as plain data (`redismem.stores.plain`), and given back as tha
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import BaseModel
 
@@ -92,6 +92,12 @@ class AsyncStoreAdapter:
                 await self.memory.sessions.delete(_session(namespace), _NAMESPACE, key)
             case _:
                 await self.memory.sessions.save(_session(namespace), _NAMESPACE, key, plain(value))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the memory."""

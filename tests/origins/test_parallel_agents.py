@@ -19,6 +19,7 @@ from redismem.compat.architecture import (
     SemanticMemory,
     SkillMemory,
 )
+from redismem.errors import EncodeError
 from tests.proxy import CountingProxy
 from tests.servers import REAL, Server
 
@@ -257,6 +258,19 @@ async def test_a_batch_that_fails_leaves_nothing(episodes: AsyncEpisodicMemorySt
     with pytest.raises(ZeroDivisionError):
         await failing()
     assert await episodes.search_episodes_async() == []
+
+
+async def test_a_batch_says_what_failed(episodes: AsyncEpisodicMemoryStore) -> None:
+    async def storing() -> None:
+        async with episodes.batch_operations() as batch:
+            await batch.add_episode_async(episode(1))
+            await batch.add_episode_async(EpisodicMemory(content="x", metadata={"not": object()}))
+            await batch.add_episode_async(episode(2))
+
+    with pytest.raises(EncodeError) as raised:
+        await storing()
+    assert raised.value.__notes__ == ["1 of the 3 operations of the batch failed"]
+    assert ids(await episodes.search_episodes_async()) == {"e1", "e2"}
 
 
 async def test_a_batch_mixes_operations(episodes: AsyncEpisodicMemoryStore) -> None:

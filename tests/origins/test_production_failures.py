@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from redismem import AsyncMemory
 from redismem.compat.architecture import AsyncEpisodicMemoryStore, EpisodicMemory
 from redismem.compat.memory_system import MemorySystem
 from redismem.compat.sessions import MemoryStore, create_store
@@ -109,10 +110,8 @@ def test_concurrency_bugs_are_logged(url: str, caplog: pytest.LogCaptureFixture)
     """A failure in a batch that nobody looked at."""
 
     async def work() -> None:
-        store = AsyncEpisodicMemoryStore(url)
-        async with store.batch_operations() as batch:
-            await batch.add_episode_async(EpisodicMemory(content="Hello"), scope="")
-        await store.aclose()
+        async with AsyncMemory(url) as memory, memory.batch() as batch:
+            batch.episodes.add(EpisodicMemory(content="Hello"), scope="")
 
     with caplog.at_level(logging.ERROR, "redismem"):
         asyncio.run(work())
