@@ -10,6 +10,7 @@
     │   ├── EncodeError                   a value that has no exact stored form; ``path`` says where
     │   └── DecodeError                   stored bytes that are no value; ``key`` says which
     ├── SchemaError (ValueError)          a model, or a value for it, that cannot be stored as declared
+    ├── EmbedderFailed                    the embedder raised an error, which is its ``__cause__``
     ├── LimitExceeded                     a call that would pass a limit; nothing was changed
     ├── MissingEntity                     a relationship that has an end which does not exist; nothing was changed
     ├── OwnerMismatch                     the session belongs to another user; nothing was changed
@@ -79,6 +80,10 @@ class DecodeError(CodecError):
 
 class SchemaError(RedisMemError, ValueError):
     """A model that cannot be stored, or a value that its model does not allow. Nothing was sent."""
+
+
+class EmbedderFailed(RedisMemError):
+    """The embedder of this process raised an error, which is the ``__cause__``. Nothing was sent."""
 
 
 class LimitExceeded(RedisMemError):

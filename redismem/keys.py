@@ -114,6 +114,10 @@ class Keys:
         """The hash of fields of entities that could not be read: `redismem:user:{42}:quarantine:contacts`."""
         return self._user(user_id, "quarantine", kind)
 
+    def forgotten(self, user_id: str) -> str:
+        """The set of forgotten entities of which the index was not yet told: `redismem:user:{42}:forgotten`."""
+        return self._user(user_id, "forgotten")
+
     def entity_users(self, kind: str, identity: str) -> str:
         """The set of users who may know an entity: `redismem:entity:{contacts%3Aid%3D7}:users`."""
         return f"{self.prefix}:entity:{{{encode_segment(f'{kind}:{identity}', 'identity')}}}:users"

@@ -16,7 +16,8 @@
 -- Replies {"OK", outcomes}, one for each entity: "added", "linked" (its id was not known, or two records turned out to
 -- be one), "updated" or "unchanged"; {"OVERFLOW", which entity, field} if a sum has more than 15 digits,
 -- {"TYPE", which entity, field} if what is to be added, or counts the changes, is no integer; {"AGAIN", outcomes} if it
--- was done before.
+-- was done before. Without sets, "SETTLE" comes after the outcomes if the user has forgotten entities of late: what the
+-- index was told may have been taken back since (entity_settle.lua).
 --@include record
 --@include once
 
@@ -232,4 +233,9 @@ local function apply()
   return {'OK', done}, done
 end
 
-return once(KEYS[1], ARGV[1], ARGV[2], ARGV[3], apply)
+local reply = once(KEYS[1], ARGV[1], ARGV[2], ARGV[3], apply)
+if ARGV[5] == '0' and (reply[1] == 'OK' or reply[1] == 'AGAIN' and reply[2]) then
+  local second = string.match(call('HGET', KEYS[1], 'settled') or '', '%d+$')
+  if second and (clock[1] - second) * 1000 <= tonumber(ARGV[3]) then reply[3] = 'SETTLE' end
+end
+return reply

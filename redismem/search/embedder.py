@@ -4,6 +4,7 @@ Any model is an `Embedder`: `Callable` takes a function, `SentenceTransformers` 
 """
 
 import importlib
+import inspect
 import unicodedata
 import zlib
 from collections import Counter
@@ -71,13 +72,16 @@ class Callable:
     """A function from texts to rows of numbers, as an embedder."""
 
     def __init__(self, function: Function[[Sequence[str]], ArrayLike], dimensions: int, name: str) -> None:
+        if _is_asynchronous(function):
+            raise ConfigError(f"embedder {name}: give a plain function; it is called in a thread of its own")
         self._function = function
         self.dimensions = dimensions
         self.name = name
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """What the function gives. Raises `SchemaError` if that is not a row of `dimensions` numbers for each text."""
-        matrix = np.asarray(self._function(texts) if texts else np.empty((0, self.dimensions)), np.float32)
+        made: Any = self._function(texts) if texts else np.empty((0, self.dimensions))
+        matrix = numbers(made, self.name)
         if matrix.shape != (len(texts), self.dimensions):
             raise SchemaError(
                 f"embedder {self.name}: {len(texts)} texts gave {matrix.shape}, not {(len(texts), self.dimensions)}"
@@ -106,8 +110,26 @@ def embedder_of(value: Any) -> Any:
             return SentenceTransformers(value.partition(":")[2])
         case str():
             raise ConfigError(f"embedder {value!r}: 'hashing' or 'sentence-transformers:<model>', or an Embedder")
+        case _ if _is_asynchronous(getattr(value, "embed", None)):
+            raise ConfigError(
+                f"embedder {value!r}: embed must be a plain function; it is called in a thread of its own"
+            )
         case _:
             return value
+
+
+def numbers(made: Any, name: str) -> Matrix:
+    """What an embedder gave. Raises `SchemaError` if that is no array of numbers, such as what is to be awaited."""
+    if inspect.iscoroutine(made):
+        made.close()
+    try:
+        return np.asarray(made, np.float32)
+    except (TypeError, ValueError):
+        raise SchemaError(f"embedder {name}: it must give rows of numbers, not a {type(made).__name__}") from None
+
+
+def _is_asynchronous(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def _loaded(name: str) -> Any:

@@ -124,7 +124,7 @@ class Collection(Effects, Generic[D]):
 
     async def drop(self, scope: str, ids: Sequence[str], durable: Durability | None = None) -> int:
         """Forget documents: how many there were."""
-        return int((await self._change("collection_drop", scope, list(ids), durable))[1])
+        return int((await self._change("collection_drop", scope, [field(one, "id") for one in ids], durable))[1])
 
     async def report(self, scope: str, id_: str, success: bool, durable: Durability | None = None) -> bool:
         """Count a use that was reported, and whether it was a success. False if there is no such document."""
@@ -138,11 +138,15 @@ class Collection(Effects, Generic[D]):
     async def adopt(self, scope: str) -> None:
         """See to it that the embeddings of a scope are those of this process' embedder, or none. Two round trips.
 
+        Where nothing is, nothing is noted: the first who puts something there says whose embeddings they are.
         Raises `ConfigError` without an embedder.
         """
         if not self._embeddings:
             raise ConfigError("there is no embedder: make the memory with one, such as embedder=Hashing()")
-        if not (await self.position(scope)).embedded:
+        position = await self.position(scope)
+        if not position.change and not await self._link.execute("EXISTS", self._keys.collection(scope, self.kind)):
+            return
+        if not position.embedded:
             vectors = self._keys.collection_vectors(scope, self.kind)
             named = ("HSET", self._keys.collection_meta(scope, self.kind), "embedder", self._embeddings.name)
             await self._link.transaction((named, ("DEL", vectors, self._keys.deadlines(vectors))))
@@ -269,15 +273,18 @@ class Collection(Effects, Generic[D]):
         told: int | None = self._codec.decode(data).get("told")
         return told
 
+    def attributes(self, data: bytes) -> Any:
+        """What is stored of a document: a dictionary, unless something else wrote it. Raises `DecodeError`."""
+        return self._codec.decode(data)
+
     def decoded(self, scope: str, id_: str, data: bytes) -> D:
         """The document. Raises `DecodeError`."""
         try:
-            return self.model.model_validate(self._codec.decode(data))
+            return self.model.model_validate(self.attributes(data))
         except DecodeError as error:
             problem = error.message
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            problem = f"no {self.model.__name__}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            problem = f"no {self.model.__name__}: {problem_of(error)}"
         raise DecodeError(problem, f"{self._keys.collection(scope, self.kind)}[{id_}]")
 
     def _write_keys(self, scope: str) -> list[str]:
@@ -292,6 +299,12 @@ class Collection(Effects, Generic[D]):
             keys.collection_vectors(scope, self.kind),
             keys.deadlines(keys.collection_vectors(scope, self.kind)),
         ]
+
+
+def problem_of(error: ValidationError) -> str:
+    """What is wrong with which attribute, without its value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 @functools.cache

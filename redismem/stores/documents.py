@@ -8,18 +8,20 @@ a scope in a process, which reads the scope. Searches see every write that was a
 import heapq
 import math
 import random
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError, Conflict, DecodeError, InvalidKey, SchemaError
-from redismem.op import op, settle, stream
-from redismem.search.document import Document, Query
-from redismem.stores.collection import Collection, Put, Stored
+from redismem.errors import ConfigError, Conflict, DecodeError, EmbedderFailed, InvalidKey, SchemaError
+from redismem.op import logger, op, settle, stream
+from redismem.search.document import Document, Query, Vector
+from redismem.stores.arguments import moment, natural
+from redismem.stores.collection import Collection, Put, Stored, problem_of
 from redismem.stores.replica import Replica, Replicas
 from redismem.stores.store import Shared
 from redismem.ttl import KEEP_TTL, TTL
@@ -33,7 +35,7 @@ class Told(BaseModel):
     tags: frozenset[str] = frozenset()
     metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
     created_at: datetime | None = None
-    """If it is not given, the time of adding, by the server's clock."""
+    """With a time zone. If it is not given, the time of adding, by the server's clock."""
 
 
 D = TypeVar("D", bound=Told)
@@ -42,6 +44,7 @@ DEFAULT_SCOPE: Final = "default"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _PAGE: Final = 1000
+_REMEMBERED: Final = 2_000
 _SYNCED: Final = b"@synced"
 
 
@@ -123,14 +126,16 @@ class DocumentOperations(Collection[D], Generic[D]):
 
         From then on the scope is this embedder's: the embeddings of another one are dropped. Run it again after the
         last worker with another embedder has ended. Four round trips for each batch.
-        Raises `ConfigError` without `Settings.embedder`, `SchemaError` if that does not do what it should.
+        Raises `ConfigError` without `Settings.embedder`, `EmbedderFailed` if that raises anything, `SchemaError` if it
+        gives no embeddings.
         """
+        natural("batch_size", batch_size)
         await self.adopt(scope)
         made = 0
         async for page in self.pages(scope, batch_size, embedded=True):
             bare = [one for one in page if one.embedding is None and self._readable(scope, one) is not None]
-            puts = [self._again(scope, one) for one in bare]
-            made += sum(outcome is not None for outcome in await self.put(scope, puts)) if puts else 0
+            puts = await self._embedded([self._again(scope, one) for one in bare])
+            made += sum(outcome is not None for outcome in await super().put(scope, puts)) if puts else 0
         return made
 
     @op
@@ -147,11 +152,24 @@ class DocumentOperations(Collection[D], Generic[D]):
     async def stream(
         self, batch_size: int = 100, min_score: float = 0.0, *, scope: str = DEFAULT_SCOPE
     ) -> AsyncIterator[list[D]]:
-        """Every document, in batches of about `batch_size`, in constant memory; what cannot be read is left out."""
+        """Every document, in batches of `batch_size`, the last one of fewer; what cannot be read is left out.
+
+        In constant memory. While others add and delete, what is there from first to last comes, and comes once, unless
+        so much is deleted meanwhile that the server reads a part again which is more than 2,000 documents back.
+        Raises `ConfigError` for a `batch_size` that is no whole number from 1 on.
+        """
+        natural("batch_size", batch_size)
+        batch, met = list[D](), OrderedDict[str, None]()
         async for page in self.pages(scope, batch_size):
-            read = [one for stored in page if (one := self._readable(scope, stored)) is not None]
-            if batch := [one for one in read if getattr(one, "score", min_score) >= min_score]:
-                yield batch
+            for stored in page:
+                one = None if _is_repeated(stored.id, met) else self._readable(scope, stored)
+                if one is not None and getattr(one, "score", min_score) >= min_score:
+                    batch.append(one)
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
 
     @op
     async def compact(
@@ -169,8 +187,12 @@ class DocumentOperations(Collection[D], Generic[D]):
         that sums them up, or none; for `AsyncMemory` it may be a coroutine function. Each batch is replaced at once, or
         not at all if somebody changed one of its documents meanwhile. What comes has no TTL.
         Two round trips for each batch, after those that read the scope.
-        Raises `Conflict` if a document that `fn` gives has the id of one that stays; earlier batches are replaced.
+        Raises `ConfigError` for a `before` without a time zone, and a `batch_size` that is no whole number from 1 on;
+        `SchemaError` if `fn` gives no list of documents, `Conflict` if one of them has the id of one that stays:
+        earlier batches are replaced then.
         """
+        moment("before", before)
+        natural("batch_size", batch_size)
         fewer, old = 0, await self._older(scope, before)
         for start in range(0, len(old), batch_size):
             read = await self.read(scope, old[start : start + batch_size])
@@ -213,14 +235,21 @@ class DocumentOperations(Collection[D], Generic[D]):
     # --- embeddings -------------------------------------------------------------------------------------------------
 
     async def put(self, scope: str, puts: Sequence[Put[D]], durable: Durability | None = None) -> list[bool | None]:
-        """See `Collection.put`: with the embeddings of what is put."""
-        return await super().put(scope, await self._embedded(puts), durable)
+        """See `Collection.put`: with the embeddings of what is put, if the embedder works."""
+        return await super().put(scope, await self._embedded_if_it_works(puts), durable)
 
     async def replace(
         self, scope: str, gone: Sequence[Stored], puts: Sequence[Put[D]], durable: Durability | None = None
     ) -> int | None:
-        """See `Collection.replace`: with the embeddings of what is put."""
-        return await super().replace(scope, gone, await self._embedded(puts), durable)
+        """See `Collection.replace`: with the embeddings of what is put, if the embedder works."""
+        return await super().replace(scope, gone, await self._embedded_if_it_works(puts), durable)
+
+    async def _embedded_if_it_works(self, puts: Sequence[Put[D]]) -> Sequence[Put[D]]:
+        try:
+            return await self._embedded(puts)
+        except EmbedderFailed as error:
+            logger.warning("%s: stored without embeddings, until `embed` makes them: %s", self.kind, error)
+            return puts
 
     async def _embedded(self, puts: Sequence[Put[D]]) -> Sequence[Put[D]]:
         if not (self._embeddings and puts):
@@ -240,10 +269,9 @@ class DocumentOperations(Collection[D], Generic[D]):
     # --- searching --------------------------------------------------------------------------------------------------
 
     async def _search(self, scope: str, query: Query) -> list[Result[D]]:
+        _check(query)
         replica = await self._synced(scope)
-        if self._embeddings and query.text.strip():
-            query = replace(query, vector=(await self._embeddings.of([query.text]))[0])
-        found = replica.search(query)
+        found = replica.search(replace(query, vector=await self._meant(query.text)))
         results = [
             Result(document, hit.score)
             for stored, hit in found
@@ -252,8 +280,20 @@ class DocumentOperations(Collection[D], Generic[D]):
         self.used(scope, [stored.id for stored, _ in found])
         return results
 
+    async def _meant(self, text: str) -> Vector | None:
+        """The embedding of a question; None if there is none to be had, and words have to do."""
+        if not (self._embeddings and text.strip()):
+            return None
+        try:
+            vector: Vector = (await self._embeddings.of([text]))[0]
+            return vector
+        except EmbedderFailed as error:
+            logger.warning("%s: searched by words alone: %s", self.kind, error)
+            return None
+
     async def _best(self, scope: str, query: Query, worth: Callable[[Stored], Any], limit: int) -> list[Stored]:
         """Of all that pass the filters, those that are worth the most."""
+        natural("limit", limit)
         replica = await self._synced(scope)
         found = (stored for stored, _ in replica.search(replace(query, limit=len(replica))))
         best = heapq.nlargest(limit, found, key=worth)
@@ -276,7 +316,7 @@ class DocumentOperations(Collection[D], Generic[D]):
     def indexed(self, stored: Stored) -> Document | None:
         """See `redismem.stores.replica.Source`."""
         try:
-            attributes = self._codec.decode(stored.data or b"")
+            attributes = self.attributes(stored.data or b"")
             document = self.document(stored, attributes)
             vector = self._embeddings.read(stored.embedding)
             return document if vector is None else replace(document, vector=vector)
@@ -289,6 +329,16 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
+    def attributes(self, data: bytes) -> Any:
+        """See `Collection.attributes`. Moments that have no time zone were stored before they were refused: UTC."""
+        attributes = super().attributes(data)
+        try:
+            if (told := attributes["created_at"]).tzinfo is None:
+                attributes["created_at"] = told.replace(tzinfo=UTC)
+        except (AttributeError, KeyError, TypeError):
+            pass  # who reads it says what is wrong
+        return attributes
+
     def _read_one(self, scope: str, stored: Stored) -> D:
         return self.seen(self.decoded(scope, stored.id, stored.data or b""), stored)
 
@@ -300,19 +350,60 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     async def _puts(self, documents: Iterable[D], ttl: TTL = None) -> list[Put[D]]:
         """How documents are stored; those that do not say when they were told are told now, one after the other."""
+        if not isinstance(documents, Iterable):
+            raise SchemaError(
+                f"{self.kind}: a list of {self.model.__name__} is wanted, not a {type(documents).__name__}"
+            )
         now, puts = await self._now(), list[Put[D]]()
         for one in documents:
             if not isinstance(one, self.model):
                 raise SchemaError(f"{self.kind}: a {self.model.__name__} is wanted, not a {type(one).__name__}")
             now += _MICROSECOND
-            if one.created_at is None:
-                puts.append(self.put_of(one.model_copy(update={"created_at": now}), ttl))
+            if getattr(one, "created_at", None) is None:
+                puts.append(self.put_of(self._checked(one, {**vars(one), "created_at": now}), ttl))
             else:
-                puts.append(self.put_of(one, ttl, (now - _EPOCH) // _MICROSECOND))
+                puts.append(self.put_of(self._checked(one, vars(one)), ttl, (now - _EPOCH) // _MICROSECOND))
         return puts
+
+    def _checked(self, one: D, attributes: dict[str, Any]) -> D:
+        """A document with these attributes. Copies may have been made with anything: it must be readable.
+
+        Raises `SchemaError`.
+        """
+        try:
+            checked = self.model.__pydantic_validator__.validate_python(attributes)
+        except ValidationError as error:
+            raise SchemaError(f"{self.kind}: no {self.model.__name__}: {problem_of(error)}") from None
+        if checked.created_at.tzinfo is None:
+            raise SchemaError(f"{self.kind}: no {self.model.__name__}: created_at: give a datetime with a time zone")
+        return checked if type(one) is self.model else one.model_copy(update=cast(dict[str, Any], vars(checked)))
 
     async def _now(self) -> datetime:
         return datetime.fromtimestamp(await self._shared.clock.asked(self._link), UTC)
+
+
+def moment_of(told: int) -> datetime:
+    """When a document was told: see `Put.told`."""
+    return _EPOCH + told * _MICROSECOND
+
+
+def _check(query: Query) -> None:
+    """Raises `ConfigError` for what nobody can search."""
+    natural("limit", query.limit)
+    if not isinstance(query.text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"query={query.text!r}: give a text")
+    if not isinstance(query.min_score, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"min_score={query.min_score!r}: give a number")
+
+
+def _is_repeated(id_: str, met: OrderedDict[str, None]) -> bool:
+    """Whether it is among the latest that were met; it is from now on."""
+    if id_ in met:
+        return True
+    met[id_] = None
+    if len(met) > _REMEMBERED:
+        met.popitem(last=False)
+    return False
 
 
 def all_tags(tags: Iterable[str] | None) -> frozenset[str]:

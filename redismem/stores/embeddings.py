@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from redismem.errors import ConfigError, SchemaError
+from redismem.errors import ConfigError, EmbedderFailed, RedisMemError, SchemaError
 from redismem.link.base import Link
 from redismem.search.document import Vector
-from redismem.search.embedder import Embedder, Matrix
+from redismem.search.embedder import Embedder, Matrix, numbers
 
 _FLOAT32: Final = np.dtype("<f4")
 
@@ -35,10 +35,14 @@ class Embeddings:
         return "" if self._embedder is None else self._embedder.name
 
     async def of(self, texts: Sequence[str]) -> Matrix:
-        """A row for each text. Raises `ConfigError` without an embedder, `SchemaError` if it gives anything else."""
+        """A row for each text.
+
+        Raises `ConfigError` without an embedder, `EmbedderFailed` if it raises an error, `SchemaError` if it gives
+        anything else.
+        """
         if self._embedder is None:
             raise ConfigError("there is no embedder: make the memory with one, such as embedder=Hashing()")
-        made = np.asarray(await self._link.offload(functools.partial(self._embedder.embed, texts)), np.float32)
+        made = await self._link.offload(functools.partial(_made, self._embedder, texts))
         wanted = len(texts), self._embedder.dimensions
         if made.shape != wanted or not np.isfinite(made).all():
             raise SchemaError(f"embedder {self.name}: it must give {wanted} finite numbers, and gave {made.shape}")
@@ -56,3 +60,13 @@ class Embeddings:
             return None
         vector = np.frombuffer(data, _FLOAT32).astype(np.float32, copy=False)
         return vector if np.isfinite(vector).all() else None
+
+
+def _made(embedder: Embedder, texts: Sequence[str]) -> Matrix:
+    """What an embedder gives. Errors name neither the texts nor what the embedder says, which may quote them."""
+    try:
+        return numbers(embedder.embed(texts), embedder.name)
+    except RedisMemError:
+        raise
+    except Exception as error:
+        raise EmbedderFailed(f"embedder {embedder.name}: it raised {type(error).__name__}") from error

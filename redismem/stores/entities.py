@@ -10,8 +10,9 @@ Contract
 
 Round trips
     `merge` and `load`: one each, however many entities; in a cluster `merge` takes two, for it first tells the index,
-    which is on other servers. A merge is one script, atomic over the whole extraction; `repair` reads, then mends in
-    another. `find_users` asks the index, then whoever may know the entity.
+    which is on other servers, and four when the user has forgotten entities of late. A merge is one script, atomic over
+    the whole extraction; `repair` reads, then mends in another. `forget` takes two, for the index is told afterwards,
+    and three in a cluster, or more while others merge. `find_users` asks the index, then whoever may know the entity.
 
 Errors
     Those of `redismem.stores.record`. A damaged record never hides its neighbours: `load` leaves it out and logs it,
@@ -21,7 +22,7 @@ Errors
 import difflib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -40,6 +41,7 @@ from redismem.stores.effects import Effects
 from redismem.stores.identity import identities, is_entity
 from redismem.stores.shape import Shape, shape
 from redismem.stores.store import BatchedStore, Shared
+from redismem.ttl import milliseconds
 
 logger = logging.getLogger("redismem")
 
@@ -121,7 +123,10 @@ class EntityOperations(Effects, Generic[S]):
             return _report((), ())
         known = [identities(entity) for _, entity in mentions]
         numbers = {kind: number for number, kind in enumerate(self._kinds, 1)}
-        sets = await self._told(user_id, mentions, known, durable)
+        index = self._index(mentions, known)
+        sets = list(index.values()) if self._is_near(user_id, index) else []
+        if not sets:  # before anything is so: nobody who knows an entity is ever missing
+            await self._tell(user_id, index, index, durable)
         arguments: list[Argument] = [user_id, len(sets)]
         for kind in self._kinds:
             arguments += [kind.shape.version, len(kind.joining) // 2, *kind.joining]
@@ -132,6 +137,8 @@ class EntityOperations(Effects, Generic[S]):
                 arguments += change
         keys = [self._keys.user_operations(user_id), *self._hashes(user_id), *sets]
         reply = await self._effect("entity_merge", keys, arguments, durable)
+        if reply[-1] == b"SETTLE":
+            await self._settle(user_id, index, index, durable)
         return _report(mentions, self._outcomes(user_id, mentions, reply))
 
     @op
@@ -185,29 +192,37 @@ class EntityOperations(Effects, Generic[S]):
     async def repair(self, user_id: str) -> list[Problem]:
         """Mend what `validate` finds, and return it: what cannot be read goes to quarantine, byte for byte.
 
-        What others change meanwhile is left as it is.
+        What others change meanwhile is left as it is. The index forgets what leads nowhere any more, and what a worker
+        that was killed while it forgot has left there.
         """
         fields = await self._fields(user_id)
         entities, unreadable = self._read(fields)
         steps: list[Argument] = []
+        stray: set[bytes] = set()
         for number, kind in enumerate(self._kinds, 1):
             of_kind = fields[kind.name]
             damaged = [problem.number for problem in unreadable if problem.kind == kind.name]
             for step, record, pairs in _mending(of_kind, damaged, entities[kind.name]):
                 steps += number, step, record, len(pairs), *chain.from_iterable(pairs)
+            leads = _whole(of_kind, damaged)
+            stray |= {f"{kind.name}:".encode() + one for one, to in _pointers(of_kind).items() if to not in leads}
         if steps:
             keys: list[Argument] = [self._keys.user_operations(user_id)]
             for kind in self._kinds:
                 key = self._keys.entities(user_id, kind.name)
                 keys += key, self._keys.deadlines(key), self._keys.quarantine(user_id, kind.name)
             await self._effect("entity_repair", keys, steps, None, once=False)
+        forgotten: set[bytes] = set(await self._link.execute("SMEMBERS", self._keys.forgotten(user_id)))
+        await self._untell(user_id, forgotten | stray, None)
         return [*unreadable, *self._astray(fields, entities)]
 
     @op
     async def forget(self, user_id: str, *, durable: Durability | None = None) -> int:
         """Forget every entity that a user knows; how many there were."""
-        keys = [self._keys.user_operations(user_id), *self._hashes(user_id)]
-        return int((await self._effect("entity_forget", keys, (), durable))[1])
+        keys = [self._keys.user_operations(user_id), self._keys.forgotten(user_id), *self._hashes(user_id)]
+        reply = await self._effect("entity_forget", keys, [kind.name for kind in self._kinds], durable)
+        await self._untell(user_id, reply[2], durable)
+        return int(reply[1])
 
     # --- storage ----------------------------------------------------------------------------------------------------
 
@@ -224,30 +239,58 @@ class EntityOperations(Effects, Generic[S]):
                 return kind
         raise SchemaError(f"{self.model.__name__} has no list of {type(entity).__name__}")
 
-    async def _told(
-        self,
-        user_id: str,
-        mentions: Sequence[tuple[Kind, Any]],
-        known: Sequence[tuple[str, str]],
-        durable: Durability | None,
-    ) -> list[str]:
-        """The sets of who may know which entity, which the script is to tell.
-
-        Where it cannot, in a cluster, they are told before anything is so: nobody who knows an entity is ever missing.
-        """
-        sets = [
-            self._keys.entity_users(kind.name, identity)
+    def _index(self, mentions: Sequence[tuple[Kind, Any]], known: Sequence[tuple[str, str]]) -> dict[bytes, str]:
+        """`<kind>:<identity>` of what is mentioned, and the sets of who may know it."""
+        return {
+            f"{kind.name}:{identity}".encode(): self._keys.entity_users(kind.name, identity)
             for (kind, _), pair in zip(mentions, known, strict=True)
             for identity in filter(None, pair)
-        ]
-        sets = list(dict.fromkeys(sets))
-        if self._link.colocated(self._keys.user_operations(user_id), *sets):
-            return sets
+        }
+
+    def _is_near(self, user_id: str, index: Mapping[bytes, str]) -> bool:
+        """Whether a script that changes a user's entities can tell the index as well: not in a cluster."""
+        return self._link.colocated(self._keys.user_operations(user_id), *index.values())
+
+    async def _tell(
+        self, user_id: str, index: Mapping[bytes, str], known: Container[bytes], durable: Durability | None
+    ) -> None:
+        """Tell sets of the index, which are on other servers, whether a user knows what they are about."""
         receipt = await self._receipt(durable)
-        _checked(await self._link.pipeline([("SADD", key, user_id) for key in sets], durable=receipt))
+        told = [("SADD" if one in known else "SREM", key, user_id) for one, key in index.items()]
+        _checked(await self._link.pipeline(told, durable=receipt))
         if receipt is not None:
             receipt.check()
-        return []
+
+    async def _untell(self, user_id: str, forgotten: Iterable[bytes], durable: Durability | None) -> None:
+        """Tell the index that a user does not know entities any more: `<kind>:<identity>`, of any kinds."""
+        index: dict[bytes, str] = {}
+        for one in forgotten:
+            kind, _, identity = one.decode(errors="backslashreplace").partition(":")
+            if any(kind == mine.name for mine in self._kinds):
+                index[one] = self._keys.entity_users(kind, identity)
+        await self._settle(user_id, index, (), durable)
+
+    async def _settle(
+        self, user_id: str, index: Mapping[bytes, str], known: Container[bytes], durable: Durability | None
+    ) -> None:
+        """See to it that the index says of these entities whether a user knows them; `known` are believed to be.
+
+        Where no script can look and tell at once, in a cluster, it is told, and told otherwise while that is not so:
+        whoever comes in between settles too, so what is told last is right.
+        """
+        numbers = {kind.name: number for number, kind in enumerate(self._kinds, 1)}
+        hashes = self._keys.user_operations(user_id), self._keys.forgotten(user_id), *self._hashes(user_id)[::2]
+        is_near = self._is_near(user_id, index)
+        while index:
+            if not is_near:
+                await self._tell(user_id, index, known, durable)
+            arguments: list[Argument] = [user_id, len(numbers), milliseconds(self._settings.operation_memory)]
+            for one in index:
+                arguments += numbers[one.partition(b":")[0].decode()], one, int(one in known)
+            keys = [*hashes, *(index.values() if is_near else ())]
+            _, wrong = await self._effect("entity_settle", keys, arguments, durable, once=False)
+            known = {one for one in wrong if one not in known}
+            index = {one: index[one] for one in wrong}
 
     async def _fields(self, user_id: str) -> dict[str, dict[bytes, bytes]]:
         """The hashes of all kinds, in one round trip."""
@@ -379,12 +422,17 @@ def _pointers(fields: Mapping[bytes, bytes]) -> dict[bytes, str]:
     }
 
 
+def _whole(fields: Mapping[bytes, bytes], damaged: Iterable[str]) -> set[str]:
+    """The numbers of the records that are not damaged."""
+    return {str(number) for number in _records(fields)}.difference(damaged)
+
+
 def _mending(
     fields: Mapping[bytes, bytes], damaged: Iterable[str], entities: Iterable[tuple[str, BaseModel]]
 ) -> Iterator[tuple[str, str, list[tuple[Argument, Argument]]]]:
     """The steps of entity_repair.lua for one kind: what, the number of a record, and pairs."""
     records, pointers, gone = _records(fields), _pointers(fields), set(damaged)
-    whole = {str(number) for number in records} - gone
+    whole = _whole(fields, gone)
     for number in gone:
         yield "aside", number, [(f"{number}.".encode() + name, data) for name, data in records[int(number)].items()]
     stray = {identity: number for identity, number in pointers.items() if number not in whole}

@@ -13,6 +13,7 @@ from pydantic import Field
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
+from redismem.stores.arguments import seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
@@ -30,7 +31,7 @@ class EpisodicMemory(Told):
     user_id: str | None = None
     speaker: str | None = None
     success: bool | None = None
-    score: float = 0.0
+    score: float = Field(default=0.0, allow_inf_nan=False)
     """How well it went: 0 to 1, such as a reward."""
     importance: float = Field(default=0.5, ge=0, le=1)
 
@@ -85,9 +86,10 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
     ) -> list[Result[EpisodicMemory]]:
         """The best episodes that pass every filter, best first; without a query, the important and the latest.
 
-        `tags`: those that have all of them. `since` and `until` are about `created_at`; `now` is what
-        "yesterday" in the query is relative to, by default the latest episode. `min_score` is what an answer
-        must score at least, 0 to 1; without a query, what the episode itself scored.
+        `tags`: those that have all of them. `since` and `until` are about `created_at`: from `since` on, and
+        before `until`; `now` is what "yesterday" in the query is relative to, by default the latest episode.
+        `min_score` is what an answer must score at least, 0 to 1; without a query, what the episode itself scored.
+        Raises `ConfigError` for a time without a time zone, and a `limit` that is no whole number from 1 on.
         """
         asked = Query(
             text=query or "",
@@ -97,9 +99,9 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             speaker=speaker,
             tags=all_tags(tags),
             success_only=success_only,
-            since=None if since is None else since.timestamp(),
-            until=None if until is None else until.timestamp(),
-            now=None if now is None else now.timestamp(),
+            since=seconds("since", since),
+            until=seconds("until", until),
+            now=seconds("now", now),
             limit=limit,
             min_score=min_score if query else 0.0,
             min_reward=None if query else min_score,

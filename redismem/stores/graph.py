@@ -30,6 +30,7 @@ from redismem.keys import decode_segment, encode_segment
 from redismem.link.base import Argument, Reply
 from redismem.op import Asyncio, Blocking, op, stream
 from redismem.scripts import script
+from redismem.stores.arguments import natural
 from redismem.stores.effects import Effects
 from redismem.stores.store import BatchedStore
 
@@ -213,7 +214,7 @@ class GraphOperations(Effects):
         Of `types` if some are given. Those that begin at the entity come first; then they are sorted by type and id,
         percent-encoded. Nobody's, if there is no such entity.
         """
-        most = ALL if limit is None else _natural("limit", limit)
+        most = ALL if limit is None else natural("limit", limit)
         arguments = [_word(entity_id), most, _direction(direction), *_words(types)]
         key = self._keys.graph_properties(user_id)
         return [
@@ -317,7 +318,7 @@ class GraphOperations(Effects):
         direction: Direction,
         effort: int,
     ) -> list[GraphPath]:
-        bounds = _natural("max_length", max_length), _natural("limit", limit), _natural("effort", effort)
+        bounds = natural("max_length", max_length), natural("limit", limit), natural("effort", effort)
         arguments = [_word(source), _word(target), *bounds, _direction(direction), *_words(types)]
         status, *found = await self._ask("graph_paths", user_id, arguments)
         if status == b"EFFORT":
@@ -332,7 +333,7 @@ class GraphOperations(Effects):
         self, which: str, user_id: str, first: bytes, end: bytes, batch_size: int
     ) -> AsyncIterator[tuple[bytes, Sequence[Any]]]:
         while True:
-            page = await self._ask("graph_list", user_id, [which, first, end, _natural("batch_size", batch_size)])
+            page = await self._ask("graph_list", user_id, [which, first, end, natural("batch_size", batch_size)])
             for member, has in page:
                 yield member, has
             if len(page) < batch_size:
@@ -426,12 +427,6 @@ def _names(member: bytes, key: str) -> list[str]:
     if len(words) != 3:
         raise DecodeError(f"{member!r} is no relationship that redismem wrote", key)
     return [_name(word, key) for word in words]
-
-
-def _natural(what: str, number: int) -> int:
-    if isinstance(number, int) and number > 0:
-        return number
-    raise ConfigError(f"{what}={number!r}: give a whole number of at least 1")
 
 
 def _direction(direction: Direction) -> Direction:

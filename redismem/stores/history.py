@@ -32,6 +32,7 @@ from redismem.errors import ConfigError, DecodeError, LimitExceeded, SchemaError
 from redismem.link.base import Argument
 from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
+from redismem.stores.arguments import moment, natural
 from redismem.stores.effects import Effects
 from redismem.stores.store import BatchedStore
 from redismem.ttl import KEEP_TTL, TTL, milliseconds
@@ -314,17 +315,11 @@ def _since(since: int | datetime | None) -> tuple[int, int]:
     if since is None:
         return 0, 0
     if isinstance(since, datetime):
-        if since.tzinfo is None:
-            raise ConfigError(f"since={since!r}: give a datetime with a time zone")
-        return 0, max(0, -((_EPOCH - since) // _MILLISECOND))  # rounded up
+        return 0, max(0, -((_EPOCH - moment("since", since)) // _MILLISECOND))  # rounded up
     if type(since) is int and 0 <= since < 2**53:
         return since + 1, 0
     raise ConfigError(f"since={since!r}: give a turn's number, or a datetime")
 
 
 def _bound(what: str, bound: int | None) -> int:
-    if bound is None:
-        return 0
-    if type(bound) is int and 0 < bound < 2**53:
-        return bound
-    raise ConfigError(f"{what}={bound!r}: give a whole number of at least 1")
+    return 0 if bound is None else natural(what, bound)

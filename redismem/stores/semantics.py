@@ -1,25 +1,26 @@
 """Semantics: facts, as subject, predicate and object, each known once, with the confidence that it deserves.
 
-A fact that is learned again keeps the higher confidence, and what was told with it. Confidence fades: it halves in
-`Settings.confidence_half_life` unless the fact is learned again; what is left of it is what counts. Contract, round
-trips and errors are those of `redismem.stores.documents`.
+A fact that is learned again keeps the higher confidence, and what was told with it, and lives no shorter by a less sure
+telling. Confidence fades: it halves in `Settings.confidence_half_life` unless the fact is learned again; what is left
+of it is what counts. Contract, round trips and errors are those of `redismem.stores.documents`.
 """
 
 import json
 import math
 import sys
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Document, Query
+from redismem.stores.arguments import seconds
 from redismem.stores.collection import Put, Stored
-from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
+from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags, moment_of
 from redismem.stores.identity import NaturalKey, normal
 from redismem.stores.joining import DocumentBatch
 from redismem.stores.rank import rank
@@ -40,8 +41,9 @@ class SemanticMemory(Told):
 
     @property
     def memory_id(self) -> str:
-        """The same for every telling of the fact, whatever its case and spaces."""
+        """The same for every telling of the fact, whatever its case and spaces; of each user another one."""
         parts = [normal(NaturalKey, part) for part in (self.subject, self.predicate, self.object)]
+        parts += [] if self.user_id is None else [self.user_id]
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -88,13 +90,16 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         until: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
     ) -> list[Result[SemanticMemory]]:
-        """The facts that answer best and pass every filter, best first; without a query, the latest."""
+        """The facts that answer best and pass every filter, best first; without a query, the latest.
+
+        Of what was told at `since` or later, and before `until`. Raises `ConfigError` for one without a time zone.
+        """
         asked = Query(
             text=query or "",
             user=user_id,
             tags=all_tags(tags),
-            since=None if since is None else since.timestamp(),
-            until=None if until is None else until.timestamp(),
+            since=seconds("since", since),
+            until=seconds("until", until),
             limit=limit,
             min_score=min_score,
         )
@@ -134,21 +139,25 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
 
     def put_of(self, document: SemanticMemory, ttl: TTL, told: int | None = None) -> Put[SemanticMemory]:
         """See `DocumentOperations.put_of`: only a surer telling replaces what is known, or a later one as sure."""
-        surer = rank(self._standing(document.confidence, document.created_at)) + rank(document.created_at)
+        created_at = cast(datetime, document.created_at)
+        if told is not None:  # one from the future is as good as one of now
+            created_at = min(created_at, moment_of(told))
+        surer = rank(self._standing(document.confidence, created_at)) + rank(created_at)
         return Put(document.memory_id, document, ttl, surer, importance=document.confidence, told=told)
 
     def as_told(self, scope: str, stored: Stored) -> SemanticMemory:
         """See `DocumentOperations.as_told`: its confidence is that of when it was told, which will fade again."""
         return self.decoded(scope, stored.id, stored.data or b"")
 
-    def _standing(self, confidence: float, created_at: datetime | None) -> float:
-        """Orders facts by what their confidence has faded to, at any time."""
-        told = 0.0 if created_at is None else created_at.timestamp()
-        return math.log2(max(confidence, sys.float_info.min)) + told / self._settings.confidence_half_life
+    def _standing(self, confidence: float, created_at: datetime) -> float:
+        """Orders facts by what their confidence has faded to, at any time since."""
+        faded = created_at.timestamp() / self._settings.confidence_half_life
+        return math.log2(max(confidence, sys.float_info.min)) + faded
 
     def _standing_of(self, stored: Stored) -> float:
-        attributes = self._codec.decode(stored.data or b"")
-        return self._standing(attributes.get("confidence", 1.0), attributes["created_at"])
+        attributes = self.attributes(stored.data or b"")
+        now = datetime.fromtimestamp(self._shared.clock.seconds(), UTC)
+        return self._standing(attributes.get("confidence", 1.0), min(attributes["created_at"], now))
 
     def seen(self, document: SemanticMemory, stored: Stored) -> SemanticMemory:
         """See `DocumentOperations.seen`: the confidence has faded since the fact was learned."""

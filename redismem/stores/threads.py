@@ -24,11 +24,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError, Conflict, DecodeError, InvalidKey
+from redismem.errors import Conflict, DecodeError, InvalidKey, SchemaError
 from redismem.link.base import Argument
 from redismem.link.scan import scanned
 from redismem.op import Asyncio, Blocking, op, settle, stream
 from redismem.scripts import script
+from redismem.stores.arguments import natural
 from redismem.stores.effects import Effects
 from redismem.stores.plain import plain
 from redismem.stores.store import BatchedStore
@@ -39,8 +40,6 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 _LATEST: Final = 0
 """Stands for the latest version where one is read, and for the next where one is written."""
-_GREATEST: Final = 2**52
-"""Scores of a sorted set are exact twice as far: after a version that a worker gives, there is always a next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +134,13 @@ class ThreadOperations(Effects):
         """Add a checkpoint `fn(latest state)`, if nobody added one meanwhile, else start over.
 
         `fn` gets `default` of a thread that there is not. It may be called several times; for `AsyncMemory` it may be a
-        coroutine function. Raises `Conflict` after `Settings.update_attempts`.
+        coroutine function. Raises `Conflict` after `Settings.update_attempts`, `SchemaError` if `fn` gives None for a
+        state that is not None: it forgot to return.
         """
         for _ in range(self._settings.update_attempts):
             found = await self._get(thread_id, _LATEST)
             version, state = (0, default) if found is None else (found.latest, found.state)
-            state = plain(await settle(fn(state)))
+            state = plain(_given(thread_id, state, await settle(fn(state))))
             with suppress(Conflict):
                 written = await self._put(thread_id, state, version + 1, keep, ttl, durable, must_be_next=True)
                 return Checkpoint(written.version, written.at, state, written.latest)
@@ -169,7 +169,7 @@ class ThreadOperations(Effects):
     @op
     async def prune(self, thread_id: str, keep: int, *, durable: Durability | None = None) -> int:
         """Drop all checkpoints but the `keep` latest: how many went."""
-        return int((await self._effect("thread_prune", self._of(thread_id), [_natural("keep", keep)], durable))[1])
+        return int((await self._effect("thread_prune", self._of(thread_id), [natural("keep", keep)], durable))[1])
 
     @op
     async def delete(self, thread_id: str, *, durable: Durability | None = None) -> int:
@@ -193,7 +193,7 @@ class ThreadOperations(Effects):
     @op
     async def versions(self, thread_id: str, limit: int | None = None) -> list[Version]:
         """The checkpoints, the latest first, and at most so many."""
-        last = -1 if limit is None else _natural("limit", limit) - 1
+        last = -1 if limit is None else natural("limit", limit) - 1
         key = self._keys.thread_versions(thread_id)
         return [_version_of(member, key) for member in await self._link.execute("ZRANGE", key, 0, last, "REV")]
 
@@ -233,7 +233,7 @@ class ThreadOperations(Effects):
         kept = self._settings.thread_checkpoints if keep is None else keep
         arguments: list[Argument] = [
             self._lives(ttl),
-            0 if kept is None else _natural("keep", kept),
+            0 if kept is None else natural("keep", kept),
             version,
             int(must_be_next),
             self._codec.encode(plain(state)),
@@ -289,11 +289,12 @@ def _time(milliseconds_: int) -> datetime:
     return _EPOCH + milliseconds_ * _MILLISECOND
 
 
+def _given(thread_id: str, before: Any, after: Any) -> Any:
+    """What `fn` gave for a state. Raises `SchemaError`."""
+    if after is None and before is not None:
+        raise SchemaError(f"update of {thread_id!r}: the function must return the new state, and returned None")
+    return after
+
+
 def _version(version: int | None) -> int:
-    return _LATEST if version is None else _natural("version", version)
-
-
-def _natural(what: str, number: int) -> int:
-    if type(number) is int and 0 < number <= _GREATEST:
-        return number
-    raise ConfigError(f"{what}={number!r}: give a whole number from 1 to 2**52")
+    return _LATEST if version is None else natural("version", version)

@@ -553,6 +553,50 @@ def test_an_entity_is_told_of_before_it_is_merged(cluster: Cluster) -> None:
         assert memory.entities.find_users(contact) == [user]
         memory.entities.forget(user)
         assert memory.entities.find_users(contact) == []
+        assert ask(cluster.owner(slot_of(key)), "EXISTS", key) == 0
+
+
+@pytest.mark.parametrize("again", ["forget", "repair"])
+@pytest.mark.parametrize("passing", range(6))
+def test_to_forget_cut_off_leaves_what_others_clear(cluster: Cluster, passing: int, again: str) -> None:
+    """What a process had sent when it was killed: whoever still knows an entity is found, and the index is cleared."""
+    with Memory(cluster.url) as memory, Memory(cluster.url, retries=0) as killed:
+        names = [f"Ann {number}" for number in range(6)]
+        contacts = [SimpleContact(name=name) for name in names]
+        for one in (memory, killed):  # every node is connected and knows the scripts
+            one.entities.merge("42", SimpleMemory(contacts=contacts))
+            one.entities.forget("42")
+        memory.entities.merge("42", SimpleMemory(contacts=contacts))
+        with inject(killed, [*[Fate.PASSES] * passing, *[Fate.UNSENT] * 100]), suppress(errors.LinkError):
+            killed.entities.forget("42")
+        memory.entities.merge("42", SimpleMemory(contacts=contacts[:2]))
+        known = {one.name for one in memory.entities.load("42").contacts}
+        assert {one.name for one in contacts if memory.entities.find_users(one) == ["42"]} == known
+        getattr(memory.entities, again)("42")
+        left = known if again == "repair" else set[str]()
+        sets = {name: memory._shared.keys.entity_users("contacts", f"key={name.lower()}") for name in names}
+        assert {name for name, key in sets.items() if ask(cluster.owner(slot_of(key)), "EXISTS", key)} == left
+
+
+def test_who_is_told_of_while_somebody_forgets_is_found(cluster: Cluster) -> None:
+    """Sets of the index are on other nodes: forgetting and merging come in between each other."""
+    names = [f"Ann {number}" for number in range(6)]
+    with Memory(cluster.url) as memory, Memory(cluster.url) as rival, ThreadPoolExecutor(4) as threads:
+        for turn in range(40 if LONG else 10):
+            works = [
+                threads.submit(rival.entities.forget, "42")
+                if number % 2
+                else threads.submit(memory.entities.merge, "42", SimpleMemory(contacts=[SimpleContact(name=name)]))
+                for number, name in enumerate(names * 4)
+            ]
+            for work in works:
+                work.result()
+            there = {one.name for one in memory.entities.load("42").contacts}
+            found = {name for name in names if memory.entities.find_users(SimpleContact(name=name))}
+            assert found == there, f"turn {turn}"
+        memory.entities.forget("42")
+        sets = [memory._shared.keys.entity_users("contacts", f"key={name.lower()}") for name in names]
+        assert [ask(cluster.owner(slot_of(key)), "EXISTS", key) for key in sets] == [0] * len(names)
 
 
 async def test_health_is_that_of_all_primaries(memory: AsyncMemory) -> None:

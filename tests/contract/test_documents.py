@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from redismem import AsyncMemory, EpisodicMemory, SemanticMemory, SkillMemory
+from redismem.codec import Codec
 from redismem.errors import ConfigError, Conflict, DecodeError, EncodeError, InvalidKey, SchemaError
 from tests.contract.flavours import SOON, Place, all_raise, eventually, nothing_is_left, on_servers, results
 
@@ -389,6 +390,7 @@ async def test_what_changes_meanwhile_is_left_alone(memory: AsyncMemory, place: 
 
 
 async def test_what_was_noted_of_the_expired_is_forgotten(memory: AsyncMemory, place: Place) -> None:
+    await memory.semantics.add(fact("Ann", "lasts", "and so does what is noted"))
     await memory.semantics.add_many([fact(f"s{number}", "is", "old") for number in range(50)], ttl=SOON)
 
     async def is_gone() -> bool:
@@ -526,3 +528,155 @@ async def test_queries_note_only_what_they_give(memory: AsyncMemory, opened: Cal
 async def test_ids_that_only_look_alike_are_different(memory: AsyncMemory) -> None:
     await memory.semantics.add_many([fact("a\0b", "c", "d"), fact("a", "b\0c", "d")])
     assert await memory.semantics.count() == 2
+
+
+# --- what cannot be read, or means something else to others, is not stored ------------------------------------------
+
+
+async def test_what_the_model_refuses_is_not_stored(memory: AsyncMemory) -> None:
+    await memory.episodes.add(episode(1, created_at=LONG_AGO))
+    await memory.semantics.add(fact("Ann", "likes", "tea", 0.5))
+    await memory.skills.add(SkillMemory(skill_name="s"))
+    tea = fact("Ann", "likes", "tea").memory_id
+    for change, kind, attribute in (
+        (memory.episodes.update("e1", lambda one: one.model_copy(update={"success": "maybe"})), "episodes", "success"),
+        (memory.episodes.add(EpisodicMemory.model_construct(memory_id="e2")), "episodes", "content"),
+        (memory.episodes.add(episode(2).model_copy(update={"score": float("nan")})), "episodes", "score"),
+        (memory.episodes.add_many([episode(2), episode(3).model_copy(update={"content": 3})]), "episodes", "content"),
+        (
+            memory.episodes.compact(
+                lambda old: [old[0].model_copy(update={"importance": 2.0})], before=LONG_AGO + timedelta(1)
+            ),
+            "episodes",
+            "importance",
+        ),
+        (
+            memory.semantics.update(tea, lambda one: one.model_copy(update={"confidence": 5.0})),
+            "semantics",
+            "confidence",
+        ),
+        (memory.semantics.add(fact("Bob", "is", "x").model_copy(update={"subject": None})), "semantics", "subject"),
+        (memory.skills.add(SkillMemory.model_construct()), "skills", "skill_name"),
+    ):
+        with pytest.raises(SchemaError, match=rf"{kind}: no \w+: {attribute}: "):
+            await change
+    assert await memory.episodes.get("e1") == episode(1, created_at=LONG_AGO)
+    assert await memory.episodes.count() == await memory.semantics.count() == await memory.skills.count() == 1
+    assert await memory.semantics.add(fact("Ann", "likes", "tea", 0.9))  # none that was refused is surer
+    tagged = await memory.episodes.update("e1", lambda one: one.model_copy(update={"tags": ["b", "a"], "score": "0.5"}))
+    assert tagged is not None
+    read = await memory.episodes.get("e1")  # what means the same is stored as what it means
+    assert read == episode(1, created_at=LONG_AGO, tags={"a", "b"}, score=0.5)
+
+
+async def test_times_without_a_time_zone_are_refused(memory: AsyncMemory) -> None:
+    noon = datetime(2024, 5, 1, 12)
+    await all_raise(
+        SchemaError,
+        memory.episodes.add(episode(1, created_at=noon)),
+        memory.semantics.add(fact("Ann", "likes", "tea", created_at=noon)),
+        memory.skills.add(SkillMemory(skill_name="s", created_at=noon)),
+    )
+    await all_raise(
+        ConfigError,
+        *(memory.episodes.search(**{name: noon}) for name in ("since", "until", "now")),
+        *(memory.semantics.search(**{name: noon}) for name in ("since", "until")),
+        memory.episodes.search(since="2020"),
+        memory.episodes.compact(lambda old: old, before=noon),
+    )
+    assert await memory.episodes.count() == await memory.semantics.count() == await memory.skills.count() == 0
+
+
+async def test_times_that_were_stored_without_a_time_zone_are_utc(
+    memory: AsyncMemory, opened: Callable[..., AsyncMemory], place: Place
+) -> None:
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    await memory.episodes.add(episode(1, created_at=noon))
+    stored = Codec().encode({"memory_id": "e1", "content": "bookings", "created_at": noon.replace(tzinfo=None)})
+    with place.raw() as raw:
+        raw.hset("redismem:scope:{default}:episodes", "e1", stored)
+    (found,) = await opened().episodes.search("bookings", since=noon, until=noon + timedelta(microseconds=1))
+    assert found.document.created_at == noon
+    assert await memory.episodes.update("e1", lambda one: one) == found.document
+
+
+async def test_until_excludes_its_bound(memory: AsyncMemory) -> None:
+    await memory.episodes.add(episode(1, created_at=LONG_AGO))
+    assert await ids(memory, since=LONG_AGO) == ["e1"]
+    assert await ids(memory, until=LONG_AGO) == []
+
+
+async def test_arguments_that_cannot_work(memory: AsyncMemory) -> None:
+    await memory.episodes.add(episode(1, created_at=LONG_AGO))
+    for wrong in (None, "x", 1.5, -1, 0):
+        await all_raise(
+            ConfigError,
+            memory.episodes.search(limit=wrong),
+            memory.episodes.search("bookings", limit=wrong),
+            memory.semantics.query(limit=wrong),
+            memory.skills.search(limit=wrong),
+            anext(memory.episodes.stream(batch_size=wrong)),
+            memory.episodes.compact(lambda old: old, before=datetime.now(UTC), batch_size=wrong),
+        )
+    await all_raise(ConfigError, memory.episodes.search(5), memory.episodes.search("bookings", min_score="x"))
+    await all_raise(InvalidKey, memory.episodes.delete(["e1"]), memory.episodes.delete(5))
+    await all_raise(SchemaError, memory.episodes.compact(lambda _: None, before=datetime.now(UTC)))
+    assert await ids(memory) == ["e1"]
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_gives_each_once_in_batches_of_one_size(memory: AsyncMemory) -> None:
+    await memory.episodes.add_many(EpisodicMemory(memory_id=f"e{number}", content="short") for number in range(25))
+    assert [len(batch) async for batch in memory.episodes.stream(batch_size=10)] == [10, 10, 5]
+    await memory.episodes.add_many(EpisodicMemory(memory_id=f"e{number}", content="x" * 200) for number in range(3000))
+    met: list[str] = []
+    async for batch in memory.episodes.stream(batch_size=20):
+        assert len(batch) <= 20
+        met += [one.memory_id for one in batch]
+        if len(met) == 200:  # the server's table shrinks
+            await memory.episodes.delete(*(f"e{number}" for number in range(200, 3000)))
+    assert len(met) == len(set(met))
+    assert {f"e{number}" for number in range(200)} <= set(met)
+
+
+# --- facts that are told again --------------------------------------------------------------------------------------
+
+
+async def test_a_fact_lives_as_long_as_the_telling_that_gives_it_longest(opened: Callable[..., AsyncMemory]) -> None:
+    reader, writer = opened(embedder="hashing"), opened(embedder="hashing")
+    told = {"restaurant": (2 * SOON, None), "long": (2 * SOON, 100), "short": (100, SOON), "gone": (4 * SOON, SOON)}
+    for name, (ttl, _) in told.items():
+        await writer.semantics.add(fact(name, "is", "x", 0.9), ttl=ttl)
+    await reader.semantics.query(predicate="is")  # it knows when they end
+    for name, (_, ttl) in told.items():
+        await writer.semantics.add(fact(name, "is", "x", 0.8), ttl=ttl)
+
+    async def is_over() -> bool:
+        return not await writer.semantics.query("gone")
+
+    await eventually(is_over)  # so is what the others were first told with
+    for one in (reader, opened(embedder="hashing")):
+        assert {known.subject for known in await one.semantics.query(predicate="is")} == {"restaurant", "long", "short"}
+        assert (await one.semantics.search("restaurnat"))[0].document.subject == "restaurant"  # by its embedding
+
+
+async def test_what_is_known_of_one_user_is_not_taken_by_another(memory: AsyncMemory) -> None:
+    told = [fact("customer", "likes", "tea", sure, user_id=user) for user, sure in (("ann", 0.9), ("bob", 0.5))]
+    assert await memory.semantics.add_many([*told, fact("customer", "likes", "tea", 0.1)]) == [True] * 3
+    for user in ("ann", "bob"):
+        assert [one.document.user_id for one in await memory.semantics.search("tea", user_id=user)] == [user]
+    assert not await memory.semantics.add(fact("Customer", "likes", "TEA", 0.3, user_id="bob"))
+    # the identity of what is stored must never change
+    assert fact("customer", "likes", "tea").memory_id == "5cbc734f5225eee6ec763ea95aee09de"
+
+
+async def test_what_is_dated_in_the_future_can_be_corrected(memory: AsyncMemory) -> None:
+    some_day = datetime.now(UTC) + timedelta(days=3650)
+    assert await memory.semantics.add(fact("Ann", "likes", "tea", 0.2, created_at=some_day))
+    assert not await memory.semantics.add(fact("Ann", "likes", "tea", 0.1))
+    assert await memory.semantics.add(fact("Ann", "likes", "milk", 0.5))
+    assert [one.object for one in await memory.semantics.query("Ann")] == ["milk", "tea"]
+    assert await memory.semantics.add(fact("Ann", "likes", "tea", 0.9))
+    assert [one.object for one in await memory.semantics.query("Ann")] == ["tea", "milk"]

@@ -9,7 +9,7 @@ import pytest
 
 from redismem import AsyncMemory, EpisodicMemory, SemanticMemory, SkillMemory
 from redismem import search as searching
-from redismem.errors import ConfigError, SchemaError
+from redismem.errors import ConfigError, EmbedderFailed, SchemaError
 from redismem.search import Hashing
 from tests.contract.flavours import SOON, Place, eventually, on_servers
 
@@ -143,11 +143,63 @@ async def test_an_embedder_that_fails_changes_nothing(opened: Opened) -> None:
         lambda texts: [[float("nan")] * 3 for _ in texts],
         lambda texts: [[1.0] * 2 for _ in texts],
         lambda _: [[1.0] * 3] * 7,
+        lambda texts: [[1.0] * 3, [1.0] * 2],
     ):
         memory = opened(embedder=searching.Callable(function, 3, "broken"))
         with pytest.raises(SchemaError, match="broken"):
             await memory.episodes.add(told(1, "dog"))
     assert await opened().episodes.count() == 0
+
+
+async def test_an_embedder_that_is_away_keeps_nobody_from_working(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = [False]
+
+    def model(texts: Sequence[str]) -> list[list[float]]:
+        if away[0]:
+            raise ConnectionError(f"no answer to {texts}")
+        return meaning(texts)
+
+    memory = opened(embedder=searching.Callable(model, 3, "remote"))
+    await memory.episodes.add(told(1, "dog"))
+    away[0] = True
+    await memory.episodes.add(told(2, "hound"))
+    await memory.semantics.add(SemanticMemory(subject="Ann", predicate="has", object="hound"))
+    assert await memory.episodes.update("e1", lambda one: one.model_copy(update={"content": "puppy"})) is not None
+    assert await ids(memory, "hound") == ["e2"]  # by its word
+    assert len(caplog.records) == 4
+    assert {(record.name, record.levelname) for record in caplog.records} == {("redismem", "WARNING")}
+    assert "remote: it raised ConnectionError" in caplog.text
+    assert not {"hound", "puppy"} & set(caplog.text.split())
+    with pytest.raises(EmbedderFailed, match="remote") as failed:
+        await memory.episodes.embed()
+    assert isinstance(failed.value.__cause__, ConnectionError)
+    away[0] = False
+    assert await memory.episodes.embed() == 2
+    assert sorted(await ids(memory, "dog")) == ["e1", "e2"]
+
+
+async def test_an_embedder_that_would_have_to_be_awaited(opened: Opened) -> None:
+    async def embed(texts: Sequence[str]) -> list[list[float]]:
+        return meaning(texts)
+
+    class Asynchronous:
+        name, dimensions = "asynchronous", 3
+
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            return meaning(texts)
+
+    with pytest.raises(ConfigError, match="plain function"):
+        searching.Callable(embed, 3, "asynchronous")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="plain function"):
+        opened(embedder=Asynchronous())
+    memory = opened(embedder=searching.Callable(lambda texts: embed(texts), 3, "hidden"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SchemaError, match="hidden: it must give rows of numbers, not a coroutine"):
+        await memory.episodes.add(told(1, "dog"))
+    for wrong in (0, 1.5):
+        with pytest.raises(ConfigError, match="batch_size"):
+            await memory.episodes.embed(batch_size=wrong)
 
 
 async def test_what_nobody_made_hides_nothing(opened: Opened, place: Place) -> None:

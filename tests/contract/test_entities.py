@@ -1,7 +1,7 @@
 """Entities: which mentions are one, what is known of it, and what an operator finds; everywhere, in both flavours."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import pytest
@@ -14,13 +14,15 @@ from redismem import (
     Id,
     KeepFirst,
     MaxBy,
+    Memory,
     NaturalKey,
     SimpleMemory,
     Sum,
     Union,
     migration,
 )
-from redismem.errors import LimitExceeded, SchemaError, WrongType
+from redismem.chaos import Fate, inject
+from redismem.errors import LimitExceeded, SchemaError, Unavailable, WrongType
 from redismem.link.base import Command, Reply
 from redismem.link.faults import Fault
 from redismem.stores import entities as entities_module
@@ -221,6 +223,7 @@ async def test_a_damaged_record_hides_nobody_and_is_put_aside(
         raw.hset(CONTACTS, "2.name", b"\xc1")
         raw.hdel(CONTACTS, "key=cid")
         raw.hset(CONTACTS, "key=nobody", 99)
+        raw.sadd("redismem:entity:{contacts%3Akey%3Dnobody}:users", "42")
     assert [one["name"] for one in await known(entities)] == ["Ann", "Cid"]
     problems = await entities.validate("42")
     assert [(one.kind, one.number) for one in problems] == [("contacts", "2"), ("contacts", "99"), ("contacts", "3")]
@@ -229,6 +232,7 @@ async def test_a_damaged_record_hides_nobody_and_is_put_aside(
     assert await counted(entities, {"name": "cid"}, {"name": "Bob"}) == {"updated": 1, "added": 1}
     with place.raw() as raw:
         assert raw.hget("redismem:user:{42}:quarantine:contacts", "1.2.name") == b"\xc1"
+        assert not raw.exists("redismem:entity:{contacts%3Akey%3Dnobody}:users")
 
 
 @on_servers
@@ -258,8 +262,68 @@ async def test_in_a_batch_and_forgotten(memory: AsyncMemory, place: Place) -> No
         handles = [batch.entities.merge("42", contacts({"name": "Ann", "id": "7"})) for _ in range(3)]
     assert [report.counts()["added"] for report in results(handles)] == [1, 0, 0]
     assert await memory.entities.forget("42") == 1
-    with place.raw() as raw:
-        raw.delete(*(key for key in raw.scan_iter() if b":users" in key))
+    await nothing_is_left(place)
+
+
+@on_servers
+async def test_the_index_forgets_who_has_forgotten(memory: AsyncMemory, place: Place) -> None:
+    entities, travel, long = memory.entities, memory.entities.of(Travel), {"name": "long " * 99, "id": "é\n:" * 99}
+    for user in ("42", "é}"):
+        await entities.merge(user, contacts({"name": "Ann"}, {"name": "Bob", "id": "8"}, long))
+        await entities.merge(user, contacts({"name": "Ann", "id": "7"}, {"name": "Joe", "id": "8"}))
+    await travel.merge("42", Travel(flights=[Flight(number="a\0b", day="c", uid=7)]))
+    before = indexed(place)
+    assert await entities.forget("é}") == 3
+    assert indexed(place) == {key: [b"42"] for key in before}
+    assert await entities.forget("42") == 3
+    assert len(indexed(place)) == 2, "what this model has no list for stays"
+    assert await travel.forget("42") == 1
+    assert await travel.forget("42") == 0
+    await nothing_is_left(place)
+
+
+@on_servers
+async def test_who_is_told_of_while_somebody_forgets_is_found(memory: AsyncMemory, place: Place) -> None:
+    names, merged = [f"Ann {number}" for number in range(3)], threading.Event()
+
+    def forgetting() -> None:
+        assert place.server is not None
+        with place._joined(Memory(place.server.url)) as rival:
+            while not merged.is_set():
+                rival.entities.forget("42")
+
+    for _ in range(8):
+        merged.clear()
+        thread = threading.Thread(target=forgetting)
+        thread.start()
+        try:
+            for turn in range(12):
+                await memory.entities.merge("42", contacts(*({"name": name, "city": str(turn)} for name in names)))
+        finally:
+            merged.set()
+            thread.join()
+        await memory.entities.merge("42", contacts({"name": names[0]}))
+        there = {one["name"] for one in await known(memory.entities)}
+        assert {name for name in names if await memory.entities.find_users(SimpleContact(name=name))} == there
+        assert len(indexed(place)) == len(there)
+
+
+@on_servers
+@pytest.mark.parametrize("again", ["forget", "repair"])
+async def test_who_is_killed_while_it_forgets_leaves_what_others_clear(
+    memory: AsyncMemory, place: Place, again: str, opened: Callable[..., AsyncMemory]
+) -> None:
+    await memory.entities.merge("42", contacts({"name": "Ann", "id": "7"}, {"name": "Bob"}))
+    killed = opened(retries=0)
+    await killed.entities.forget("nobody")  # the server knows the script
+    with inject(getattr(killed, "blocking", killed), [Fate.PASSES, *[Fate.UNSENT] * 9]), pytest.raises(Unavailable):
+        await killed.entities.forget("42")
+    assert len(indexed(place)) == 3
+    assert await memory.entities.find_users(SimpleContact(name="Ann")) == []
+    await memory.entities.merge("42", contacts({"name": "Bob"}))
+    await getattr(memory.entities, again)("42")
+    assert len(indexed(place)) == (1 if again == "repair" else 0)
+    assert await memory.entities.forget("42") == (1 if again == "repair" else 0)
     await nothing_is_left(place)
 
 
@@ -273,6 +337,12 @@ async def test_a_merge_of_which_the_index_cannot_be_told_changes_nothing(
         await entities.merge("42", contacts({"name": "Bob"}, {"name": "Ann"}))
     assert await known(entities) == []
     assert await entities.find_users(SimpleContact(name="Bob")) == []
+
+
+def indexed(place: Place) -> dict[bytes, list[bytes]]:
+    """All that the index has, whoever it is about."""
+    with place.raw() as raw:
+        return {key: sorted(raw.smembers(key)) for key in raw.scan_iter("redismem:entity:*")}
 
 
 async def a_moment_later(place: Place) -> None:
@@ -523,3 +593,4 @@ async def test_to_forget_is_sent_again_and_spares_what_came_since(
         monkeypatch.setattr(link, "exchange", losing)
         assert await entities.forget("42") == 2
         assert raw.hgetall(CONTACTS) == {b"key=cid": b"1"}
+        assert indexed(place) == {}

@@ -138,7 +138,7 @@ def test_the_whole_of_tau_bench_with_three_workers_killed() -> None:
         "skills": 14,
         "uses": 1164,
         "uses that went well": 1091,
-        "facts": 1024,
+        "facts": 1044,
         "entities": 528,
         "attributes": 3875,
         "turns": 5308,

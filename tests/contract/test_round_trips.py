@@ -260,6 +260,8 @@ async def test_entities_take_one_round_trip(counted: Counted) -> None:
     }
     assert await counted.counts(calls) == dict.fromkeys(calls, 1)
     assert await counted.count(entities.find_users(found.leads[0])) == 2
+    await entities.forget("warm")
+    assert await counted.count(entities.forget("42")) == 2, "what it has forgotten, and the index"
 
 
 @on_real_servers

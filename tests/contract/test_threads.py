@@ -12,7 +12,16 @@ import pytest
 from pydantic import BaseModel
 
 from redismem import AsyncMemory, AsyncThreadStore, Durability, Written
-from redismem.errors import ConfigError, Conflict, DecodeError, EncodeError, InvalidKey, InvalidTTL, NotDurable
+from redismem.errors import (
+    ConfigError,
+    Conflict,
+    DecodeError,
+    EncodeError,
+    InvalidKey,
+    InvalidTTL,
+    NotDurable,
+    SchemaError,
+)
 from redismem.stores.plain import plain
 from tests.contract.flavours import SOON, Place, all_raise, eventually, on_real_servers, on_servers, results
 from tests.contract.test_effects import link_of
@@ -142,6 +151,17 @@ async def test_update(threads: AsyncThreadStore) -> None:
     updated = await threads.update("t", lambda state: state + 1)
     assert (updated.version, updated.state, updated.latest) == (2, 2, 2)
     assert await threads.get("t") == updated
+
+
+@on_servers
+async def test_an_update_that_returns_nothing_loses_nothing(threads: AsyncThreadStore) -> None:
+    await threads.put("t", {"notes": [1]})
+    with pytest.raises(SchemaError, match=r"'t': the function must return the new state"):
+        await threads.update("t", lambda state: state["notes"].append(2))
+    found = await threads.get("t")
+    assert found is not None
+    assert (found.version, found.state) == (1, {"notes": [1]})
+    assert (await threads.update("new", lambda state: state)).state is None
 
 
 @awaited_on_servers

@@ -10,6 +10,8 @@
 -- KEYS[6] use: sorted set, id -> when it was last used, in milliseconds, and later the more often that was
 -- KEYS[7] embeddings: hash, id -> float32 numbers, of documents that have one, all made by one embedder; KEYS[8] their
 --         deadlines, those of their documents
+-- If every document that the collection ever had has an end, so have log, meta and use: a little after the last of them.
+-- Meta's says which it is. Once a document has none, they have none any more.
 -- ARGV[1] operation id   ARGV[2] its generation   ARGV[3] for how long it is remembered: lib/once.lua
 -- ARGV[4] how many documents there may be, 0: any   ARGV[5] how many changes the log keeps, about
 -- ARGV[6] in how many milliseconds a use comes to count for 1/e of a new one   ARGV[7] the writer's embedder, or ""
@@ -21,11 +23,35 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 --@include fields
 
-local changed, fresh, was_there = {}, {}, call('EXISTS', docs) == 1
+local MARGIN = 50  -- milliseconds
+
+local left = call('PTTL', meta)  -- -1: for ever; -2: the collection begins, or the server has evicted meta
+local was_there = call('EXISTS', docs) == 1
+if left == -2 and was_there then was_there = fields_any(docs, dl, now) end  -- some are gone, but not yet reaped
+local is_whole = left < 0 or call('EXISTS', log, use) == 2
+local changed, fresh, longest, is_lasting = {}, {}, 0, false
 
 local function note(how, id)
   changed[#changed + 1] = how
   changed[#changed + 1] = id
+end
+
+-- A document was given this TTL: milliseconds, or 0 for none.
+local function note_ttl(ttl)
+  longest = math.max(longest, ttl)
+  is_lasting = is_lasting or ttl == 0
+end
+
+-- See to it that log, meta and use live as long as any document. Their end is a good deal later than need be, so that it
+-- is not moved at each write.
+local function outlive()
+  if left == -1 or left == -2 and #changed == 0 then return end
+  if is_lasting or left == -2 and was_there then
+    for _, key in ipairs({log, meta, use}) do call('PERSIST', key) end
+  elseif left < longest + MARGIN or not is_whole then
+    if left < longest + MARGIN then left = longest + math.ceil(longest / 20) + 2 * MARGIN end
+    for _, key in ipairs({log, meta, use}) do call('PEXPIREAT', key, string.format('%.0f', now + left)) end
+  end
 end
 
 -- Write down what changed, as one change. It is after no other if there was nothing, and no change is known to have left
@@ -35,6 +61,7 @@ local function log_changes()
   if #changed == 0 then return end
   local last = call('HGET', meta, 'change') or '0'
   if last == '0' and was_there then call('HSET', meta, 'timed', '1') end  -- meta was evicted: nobody knows
+  if last == '0' then left = -2 end  -- all that it has is the name of an embedder
   local number = string.format('%.0f', math.max(last + 1, clock[1] * 1000000 + clock[2]))
   local is_known = was_there or call('HGET', meta, 'empty') == last
   call('HSET', meta, 'change', number)
@@ -103,4 +130,5 @@ local function written()
   fields_written(docs, dl, nil)
   fields_written(vectors, vdl, nil)
   log_changes()
+  outlive()
 end

@@ -14,13 +14,26 @@ local function put_vector(id, ttl, vector, there)
   end
 end
 
+-- One that is told for longer lives longer, though another telling stays.
+local function lengthen(id, left, ttl)
+  if left == 0 or (ttl > 0 and ttl <= left) then return end
+  fields_set_ttl(docs, dl, now, id, ttl)
+  note_ttl(ttl)
+  if call('HEXISTS', vectors, id) == 1 then fields_set_ttl(vectors, vdl, now, id, ttl) end
+  note('put', id)
+end
+
 local function put(id, document, ttl, rank, uses, expected, vector)
   local there = fields_ttl(docs, dl, now, id)
   if expected ~= '' and call('HGET', docs, id) ~= expected then return '0' end
   if ttl < 0 then ttl = there or 0 end
-  if there and rank ~= '' and expected == '' and (call('HGET', meta, 'rank:' .. id) or '') >= rank then return '0' end
+  if there and rank ~= '' and expected == '' and (call('HGET', meta, 'rank:' .. id) or '') >= rank then
+    lengthen(id, there, ttl)
+    return '0'
+  end
   if not there and is_timed then drop(id) end  -- what was noted of one that has expired
   fields_put(docs, dl, now, ttl, {id, document})
+  note_ttl(ttl)
   put_vector(id, ttl, vector, there)
   fresh[id] = true
   if ttl > 0 then call('HSET', meta, 'timed', '1') end
