@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError
+from redismem.errors import ConfigError, problems
 from redismem.search.embedder import Embedder, embedder_of
 from redismem.search.ranking import Weights
 
@@ -132,9 +132,4 @@ class Settings(BaseModel):
         try:
             return cls(**given | settings)
         except ValidationError as error:
-            raise ConfigError(f"settings: {_problems(error)}") from None
-
-
-def _problems(error: ValidationError) -> str:
-    """What is wrong with which setting, without the values: one may be a password."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+            raise ConfigError(f"settings: {'; '.join(problems(error))}") from None

@@ -40,6 +40,8 @@ Exceptions of redis-py never reach a caller: the link translates them. Bad input
 
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class RedisMemError(Exception):
     """The root: ``except RedisMemError`` catches everything that redismem raises."""
@@ -181,3 +183,9 @@ class Busy(ServerError):
 
 class WrongType(ServerError):
     """The key or the field holds something that the operation cannot work on."""
+
+
+def problems(error: ValidationError) -> list[str]:
+    """What is wrong with which attribute or setting, without the values: one may be a password."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found]

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError, Conflict, DecodeError
+from redismem.errors import ConfigError, Conflict, DecodeError, problems
 from redismem.keys import field
 from redismem.link.base import Argument, Command, Reply
 from redismem.operations import IDEMPOTENT
@@ -284,7 +284,7 @@ class Collection(Effects, Generic[D]):
         except DecodeError as error:
             problem = error.message
         except ValidationError as error:
-            problem = f"no {self.model.__name__}: {problem_of(error)}"
+            problem = f"no {self.model.__name__}: {problems(error)[0]}"
         raise DecodeError(problem, f"{self._keys.collection(scope, self.kind)}[{id_}]")
 
     def _write_keys(self, scope: str) -> list[str]:
@@ -301,15 +301,9 @@ class Collection(Effects, Generic[D]):
         ]
 
 
-def problem_of(error: ValidationError) -> str:
-    """What is wrong with which attribute, without its value."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-
-
 @functools.cache
 def _defaults(model: type[BaseModel]) -> dict[str, Any]:
-    return {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+    return {name: info.get_default(call_default_factory=True) for name, info in model.model_fields.items()}
 
 
 def _seconds(left: int) -> float:

@@ -17,11 +17,11 @@ from typing import Any, Final, Generic, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError, Conflict, DecodeError, EmbedderFailed, InvalidKey, SchemaError
+from redismem.errors import ConfigError, Conflict, DecodeError, EmbedderFailed, InvalidKey, SchemaError, problems
 from redismem.op import logger, op, settle, stream
 from redismem.search.document import Document, Query, Vector
 from redismem.stores.arguments import moment, natural
-from redismem.stores.collection import Collection, Put, Stored, problem_of
+from redismem.stores.collection import Collection, Put, Stored
 from redismem.stores.replica import Replica, Replicas
 from redismem.stores.store import Shared
 from redismem.ttl import KEEP_TTL, TTL
@@ -373,7 +373,7 @@ class DocumentOperations(Collection[D], Generic[D]):
         try:
             checked = self.model.__pydantic_validator__.validate_python(attributes)
         except ValidationError as error:
-            raise SchemaError(f"{self.kind}: no {self.model.__name__}: {problem_of(error)}") from None
+            raise SchemaError(f"{self.kind}: no {self.model.__name__}: {problems(error)[0]}") from None
         if checked.created_at.tzinfo is None:
             raise SchemaError(f"{self.kind}: no {self.model.__name__}: created_at: give a datetime with a time zone")
         return checked if type(one) is self.model else one.model_copy(update=cast(dict[str, Any], vars(checked)))

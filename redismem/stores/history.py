@@ -28,7 +28,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, Field, ValidationError
 
 from redismem.durability import Durability
-from redismem.errors import ConfigError, DecodeError, LimitExceeded, SchemaError
+from redismem.errors import ConfigError, DecodeError, LimitExceeded, SchemaError, problems
 from redismem.link.base import Argument
 from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
@@ -256,7 +256,7 @@ class HistoryOperations(Effects):
         try:
             return Turn(**said, number=number, at=_time(at))
         except ValidationError as error:
-            raise DecodeError(f"no turn: {_problem(error)}") from None
+            raise DecodeError(f"no turn: {problems(error)[0]}") from None
 
     def _bounds(self, turns: int | None, bytes_: int | None, tokens: int | None) -> Bounds:
         settings = self._settings
@@ -294,12 +294,7 @@ def _checked(turn: NewTurn | Mapping[str, Any]) -> NewTurn:
             return NewTurn(role=turn.role, content=turn.content, tokens=turn.tokens, metadata=turn.metadata)
         return NewTurn.model_validate(turn)
     except ValidationError as error:
-        raise SchemaError(f"no turn: {_problem(error)}; nothing was appended") from None
-
-
-def _problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise SchemaError(f"no turn: {problems(error)[0]}; nothing was appended") from None
 
 
 def _tokens(turn: NewTurn) -> int:

@@ -31,7 +31,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
 
 from redismem.codec import Codec
-from redismem.errors import DecodeError, SchemaError
+from redismem.errors import DecodeError, SchemaError, problems
 from redismem.stores.attribute import KEEP, MEMBER, RANK, Attribute, Attributes, Change, merging, replacing, same
 from redismem.stores.policy import Max, MaxBy, Union
 
@@ -203,7 +203,7 @@ class Shape(Generic[M]):
         try:
             return adapter.validate_python(values)
         except ValidationError as error:
-            raise SchemaError(f"{self.model.__name__}.{_problem(error)}") from None
+            raise SchemaError(f"{self.model.__name__}.{problems(error)[0]}") from None
 
     @cached_property
     def _some(self) -> TypeAdapter[Attributes]:
@@ -337,7 +337,7 @@ class Shape(Generic[M]):
         try:
             return self._adapter.validate_python(unions | attributes, strict=False)
         except ValidationError as error:
-            raise DecodeError(f"no {self.model.__name__}: {_problem(error)}", key) from None
+            raise DecodeError(f"no {self.model.__name__}: {problems(error)[0]}", key) from None
 
 
 def shape(model: type[M]) -> Shape[M]:
@@ -404,9 +404,3 @@ def _validators(model: type) -> Iterator[tuple[str, Any]]:
         if len(signature(decorator.func).parameters) == (2 if decorator.info.mode == "wrap" else 1):
             for name in decorator.info.fields:
                 yield name, _VALIDATORS[decorator.info.mode](decorator.func)
-
-
-def _problem(error: ValidationError) -> str:
-    """Where something is wrong, and what."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
