@@ -1,7 +1,7 @@
 """What is known of documents beside text and vector, as numpy columns by row number, and who stands beside whom.
 
 Row 0 stands for "none": it is never alive, and where a conversation ends, its neighbour is row 0. Rows of documents
-that were dropped are given out again. Neighbours are found anew, for the conversations that changed, when they are
+that were dropped are given out again. Neighbours and the rows of tags are found anew, for what changed, when they are
 next asked for.
 """
 
@@ -9,13 +9,13 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from redismem.search.document import Document, Query
+from redismem.search.document import Query
+from redismem.search.documents import Documents
 from redismem.search.texts import Rows, words
 
 REACH: Final = 2
@@ -55,8 +55,9 @@ class Columns:
         self.names = {name: Codes({None: 0}) for name in _NAMED}
         self._columns: dict[str, NDArray[Any]] = {name: np.zeros(64, kind) for name, kind in _TYPES.items()}
         self._free: list[int] = []
-        self._tagged: defaultdict[str, set[int]] = defaultdict(set)
         self._tags: dict[int, tuple[str, ...]] = {}
+        self._tagged: defaultdict[str, set[int]] = defaultdict(set)
+        self._new_tags: set[int] = set()
         self._changed: set[int] = set()
         self._span: tuple[float, float] | None = None
         self._bearers: dict[str, array[int]] = {}
@@ -73,20 +74,28 @@ class Columns:
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    def plan(self, documents: Iterable[Document]) -> list[int]:
-        """The rows that these documents have, or will be given by `put`; nothing changes yet."""
+    def plan(self, ids: Iterable[str]) -> list[int]:
+        """The rows that documents with these ids have, or will be given by `put`; nothing changes yet."""
         free, end, planned = iter(reversed(self._free)), len(self.ids), list[int]()
-        for document in documents:
-            row = self.rows.get(document.id) or next(free, 0)
+        for id_ in ids:
+            row = self.rows.get(id_) or next(free, 0)
             if not row:
                 row, end = end, end + 1
             planned.append(row)
         return planned
 
+    def has(self, rows: Sequence[int], hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether these rows, of those that `plan` gave, hold a text with this hash."""
+        has, at = np.zeros(len(rows), np.bool_), np.asarray(rows, np.int64)
+        there = np.flatnonzero(at < len(self.ids))
+        at = at[there]
+        has[there] = self["alive"][at] & (self["text_hash"][at] == hashes[there])
+        return has
+
     def drop(self, rows: Sequence[int]) -> None:
         """Forget documents."""
+        self._untag(rows)
         for row in rows:
-            self._untag(row)
             del self.rows[self.ids[row]]
             self.ids[row] = ""
         self._free.extend(rows)
@@ -94,27 +103,25 @@ class Columns:
         self._columns["alive"][rows] = False
         self._span = self._speaking = self._session_lengths = None
 
-    def put(self, documents: Sequence[Document], rows: Sequence[int], hashes: Sequence[int]) -> None:
-        """Keep these documents in the rows that `plan` gave, all of them different."""
+    def put(self, documents: Documents, rows: Sequence[int], hashes: NDArray[np.int64]) -> None:
+        """Keep these documents in the rows that `plan` gave, all of them different. `hashes`: of their texts."""
         self._grow(max(rows, default=0) + 1)
-        for document, row in zip(documents, rows, strict=True):
-            self.ids[row] = document.id
-            self._untag(row)
-            if document.tags:
-                self._tag(row, document.tags)
-        self.rows.update(zip((document.id for document in documents), rows, strict=True))
+        for row, id_ in zip(rows, documents.id, strict=True):
+            self.ids[row] = id_
+        self.rows.update(zip(documents.id, rows, strict=True))
+        self._tag(rows, documents.tags)
         free = set(self._free).intersection(rows) if self._free else ()
         self._free = [row for row in self._free if row not in free] if free else self._free
         into, columns = np.asarray(rows, np.int64), self._columns
         self._leave(into)
         for name in ("at", "order", "importance", "score"):
-            columns[name][into] = list(map(attrgetter(name), documents))
-        columns["success"][into] = [document.success is True for document in documents]
-        columns["length"][into] = [document.text.count(" ") + 1 for document in documents]
+            columns[name][into] = getattr(documents, name)
+        columns["success"][into] = [success is True for success in documents.success]
+        columns["length"][into] = [text.count(" ") + 1 for text in documents.text]
         columns["text_hash"][into] = hashes
         columns["alive"][into] = True
         for name, codes in self.names.items():
-            columns[name][into] = list(map(codes.__getitem__, map(attrgetter(name), documents)))
+            columns[name][into] = list(map(codes.__getitem__, getattr(documents, name)))
         self._changed.update(columns["session"][into].tolist())
         self._span = self._speaking = self._session_lengths = None
         self._forget_names()
@@ -169,9 +176,9 @@ class Columns:
         if query.success_only:
             passes.append(self["success"])
         if query.tags:
-            passes.append(self._marked(set[int].intersection(*(self._tagged.get(tag, set()) for tag in query.tags))))
+            passes.append(self._marked(set[int].intersection(*map(self._bearing, query.tags))))
         if query.any_tags:
-            passes.append(self._marked(set[int]().union(*(self._tagged.get(tag, ()) for tag in query.any_tags))))
+            passes.append(self._marked(set[int]().union(*map(self._bearing, query.any_tags))))
         return np.logical_and.reduce([self["alive"], *passes]) if passes else None
 
     def windows(self, rows: Rows) -> Rows:
@@ -200,16 +207,30 @@ class Columns:
                 grown[: len(column)] = column
                 self._columns[name] = grown
 
-    def _tag(self, row: int, tags: frozenset[str]) -> None:
-        self._tags[row] = tuple(tags)
-        for tag in tags:
-            self._tagged[tag].add(row)
+    def _tag(self, rows: Sequence[int], tags: Sequence[tuple[str, ...]]) -> None:
+        self._untag(rows)
+        new = {row: some for row, some in zip(rows, tags, strict=True) if some}
+        self._tags |= new
+        self._new_tags.update(new)
 
-    def _untag(self, row: int) -> None:
-        for tag in self._tags.pop(row, ()):
-            self._tagged[tag].discard(row)
-            if not self._tagged[tag]:
-                del self._tagged[tag]
+    def _untag(self, rows: Iterable[int]) -> None:
+        for row in self._tags.keys() & rows:
+            tags = self._tags.pop(row)
+            if row in self._new_tags:
+                self._new_tags.discard(row)
+                continue
+            for tag in tags:
+                self._tagged[tag].discard(row)
+                if not self._tagged[tag]:
+                    del self._tagged[tag]
+
+    def _bearing(self, tag: str) -> set[int]:
+        """The rows that have a tag."""
+        while self._new_tags:
+            row = self._new_tags.pop()
+            for one in self._tags[row]:
+                self._tagged[one].add(row)
+        return self._tagged.get(tag, set())
 
     def _marked(self, rows: Iterable[int]) -> NDArray[np.bool_]:
         marked = np.zeros(len(self.ids), np.bool_)

@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector: TypeAlias = NDArray[np.float32]
 
-_MOST: Final = 2.0**62
-_NAME: Final = (str, NoneType)
 
-
-@dataclass(slots=True, eq=False)  # frozen, it would take three times as long to make, and a scope has many
+@dataclass(frozen=True, slots=True, eq=False)
 class Document:
     """One thing that can be found. Two with the same `id` are two states of one document.
 
@@ -37,16 +33,6 @@ class Document:
     success: bool | None = None
     vector: Vector | None = None
     order: int = 0
-
-    def __post_init__(self) -> None:
-        # one damaged document must be refused here, not in the middle of those that are indexed with it
-        is_text = isinstance(self.id, str) and isinstance(self.text, str) and self.id != ""
-        is_named = isinstance(self.session, _NAME) and isinstance(self.speaker, _NAME)
-        is_named = is_named and isinstance(self.user, _NAME) and isinstance(self.task_id, _NAME)
-        is_tagged = isinstance(self.tags, frozenset) and isinstance("".join(self.tags), str)
-        in_range = -_MOST < self.at < _MOST > self.order > -_MOST < self.importance < _MOST > self.score > -_MOST
-        if not (is_text and is_named and is_tagged and in_range):
-            raise TypeError(f"a document has an id, texts for text, names and tags, and finite numbers: {self.id!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

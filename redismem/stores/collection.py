@@ -313,4 +313,4 @@ def _seconds(left: int) -> float:
 
 def _text(id_: bytes) -> str:
     """An id as it was written; what nobody can have written stays apart."""
-    return id_.decode(errors="backslashreplace")
+    return id_.decode("utf-8", "backslashreplace")

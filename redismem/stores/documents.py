@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redismem.durability import Durability
 from redismem.errors import ConfigError, Conflict, DecodeError, EmbedderFailed, InvalidKey, SchemaError, problems
 from redismem.op import logger, op, settle, stream
-from redismem.search.document import Document, Query, Vector
+from redismem.search.document import Query, Vector
+from redismem.search.documents import Documents
 from redismem.stores.arguments import moment, natural
 from redismem.stores.collection import Collection, Put, Stored
 from redismem.stores.replica import Replica, Replicas
@@ -208,15 +209,14 @@ class DocumentOperations(Collection[D], Generic[D]):
         """The ids of the documents from before a moment, the oldest first."""
         found: dict[str, float] = {}
         async for page in self.pages(scope, _PAGE):
-            for one in filter(None, map(self.indexed, page)):
-                if one.at < before.timestamp():
-                    found[one.id] = one.at
+            told = self.indexed(page)
+            found |= {id_: at for id_, at in zip(told.id, told.at, strict=True) if at < before.timestamp()}
         return sorted(found, key=lambda id_: (found[id_], id_))
 
     # --- what each kind says ----------------------------------------------------------------------------------------
 
-    def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
-        """What is searched for a document."""
+    def documents(self, page: Sequence[Stored], attributes: Sequence[dict[str, Any]]) -> Documents:
+        """What is searched for documents with these attributes. Raises anything if one is damaged."""
         raise NotImplementedError
 
     def put_of(self, document: D, ttl: TTL, told: int | None = None) -> Put[D]:
@@ -254,7 +254,7 @@ class DocumentOperations(Collection[D], Generic[D]):
     async def _embedded(self, puts: Sequence[Put[D]]) -> Sequence[Put[D]]:
         if not (self._embeddings and puts):
             return puts
-        made = await self._embeddings.stored([self._text(one) for one in puts])
+        made = await self._embeddings.stored(self._texts(puts))
         return [replace(one, embedding=embedding) for one, embedding in zip(puts, made, strict=True)]
 
     def _again(self, scope: str, stored: Stored) -> Put[D]:
@@ -262,9 +262,10 @@ class DocumentOperations(Collection[D], Generic[D]):
         data = stored.data or b""
         return Put(stored.id, self.decoded(scope, stored.id, data), KEEP_TTL, expected=data, told=self.told(data))
 
-    def _text(self, put: Put[D]) -> str:
-        """What is searched in a document."""
-        return self.document(Stored(put.id, None, math.inf), put.document.model_dump(exclude_defaults=True)).text
+    def _texts(self, puts: Sequence[Put[D]]) -> list[str]:
+        """What is searched in documents."""
+        page = [Stored(one.id, None, math.inf) for one in puts]
+        return self.documents(page, [one.document.model_dump(exclude_defaults=True) for one in puts]).text
 
     # --- searching --------------------------------------------------------------------------------------------------
 
@@ -313,15 +314,20 @@ class DocumentOperations(Collection[D], Generic[D]):
         await replica.sync(self)
         return True, 0
 
-    def indexed(self, stored: Stored) -> Document | None:
+    def indexed(self, page: Sequence[Stored]) -> Documents:
         """See `redismem.stores.replica.Source`."""
         try:
-            attributes = self.attributes(stored.data or b"")
-            document = self.document(stored, attributes)
-            vector = self._embeddings.read(stored.embedding)
-            return document if vector is None else replace(document, vector=vector)
+            documents = self.documents(page, [self.attributes(one.data or b"") for one in page])
+            if self._embeddings:
+                documents.vector = [self._embeddings.read(one.embedding) for one in page]
+            return documents
         except (DecodeError, AttributeError, KeyError, TypeError, ValueError):
-            return None  # reading it by its id says why
+            if len(page) <= 1:
+                return Documents()  # reading it by its id says why
+            half = len(page) // 2
+            documents = self.indexed(page[:half])
+            documents.extend(self.indexed(page[half:]))
+            return documents
 
     async def pause(self, seconds: float) -> None:
         """See `redismem.stores.replica.Source`."""
@@ -331,7 +337,7 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     def attributes(self, data: bytes) -> Any:
         """See `Collection.attributes`. Moments that have no time zone were stored before they were refused: UTC."""
-        attributes = super().attributes(data)
+        attributes = self._codec.decode(data)
         try:
             if (told := attributes["created_at"]).tzinfo is None:
                 attributes["created_at"] = told.replace(tzinfo=UTC)

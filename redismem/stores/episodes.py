@@ -3,7 +3,7 @@
 Contract, round trips and errors are those of `redismem.stores.documents`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,8 @@ from pydantic import Field
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
-from redismem.search.document import Document, Query
+from redismem.search.document import Query
+from redismem.search.documents import Documents
 from redismem.stores.arguments import seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
@@ -108,21 +109,21 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
         )
         return await self._search(scope, asked)
 
-    def document(self, stored: Stored, attributes: Mapping[str, Any]) -> Document:
-        """See `DocumentOperations.document`."""
-        return Document(
-            id=stored.id,
-            text=attributes["content"],
-            at=attributes["created_at"].timestamp(),
-            order=attributes.get("told", 0),
-            session=attributes.get("session_id"),
-            task_id=attributes.get("task_id"),
-            user=attributes.get("user_id"),
-            speaker=attributes.get("speaker"),
-            tags=frozenset(attributes.get("tags", ())),
-            importance=attributes.get("importance", 0.5),
-            score=attributes.get("score", 0.0),
-            success=attributes.get("success"),
+    def documents(self, page: Sequence[Stored], attributes: Sequence[Mapping[str, Any]]) -> Documents:
+        """See `DocumentOperations.documents`."""
+        return Documents(
+            id=[one.id for one in page],
+            text=[one["content"] for one in attributes],
+            at=[one["created_at"].timestamp() for one in attributes],
+            order=[one.get("told", 0) for one in attributes],
+            session=[one.get("session_id") for one in attributes],
+            task_id=[one.get("task_id") for one in attributes],
+            user=[one.get("user_id") for one in attributes],
+            speaker=[one.get("speaker") for one in attributes],
+            tags=[tuple(one.get("tags", ())) for one in attributes],
+            importance=[one.get("importance", 0.5) for one in attributes],
+            score=[one.get("score", 0.0) for one in attributes],
+            success=[one.get("success") for one in attributes],
         )
 
     def put_of(self, document: EpisodicMemory, ttl: TTL, told: int | None = None) -> Put[EpisodicMemory]:

@@ -14,11 +14,12 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Final, Protocol, TypeAlias
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from typing import Final, Protocol
 
 from redismem.errors import Conflict
-from redismem.search.document import Document, Hit, Query
+from redismem.search.document import Hit, Query
+from redismem.search.documents import Documents
 from redismem.search.index import Index
 from redismem.search.ranking import Weights
 from redismem.stores.collection import Changes, Position, Stored
@@ -27,15 +28,12 @@ _SCOPE: Final = 300
 _LOOK: Final = 64
 _PAGE: Final = 1000
 _FEW: Final = 300
-_BLOCK: Final = 5_000
-_BLOCK_BYTES: Final = 16 * 2**20
+_ENOUGH: Final = 400_000  # letters
+_MUCH: Final = 4_000_000  # letters
 _MOST_LOADS: Final = 10
 _AT_ONCE: Final = 2000
 _PAUSE: Final = 0.005
 _BLINK: Final = 0.002
-
-_Taken: TypeAlias = dict[str, Document | None]
-"""Documents that came, and None for those that went."""
 
 
 class Source(Protocol):
@@ -53,8 +51,8 @@ class Source(Protocol):
         """Every document, in batches."""
         ...
 
-    def indexed(self, stored: Stored) -> Document | None:
-        """What is searched for a document; None if it cannot be read."""
+    def indexed(self, page: Sequence[Stored]) -> Documents:
+        """What is searched for documents, without those that cannot be read."""
         ...
 
     async def pause(self, seconds: float) -> None:
@@ -129,7 +127,7 @@ class Replica:
                 self.position = None
                 return
             try:
-                self._apply(self._take(source, changes.documents, asked))
+                self._index.apply(*self._take(source, changes.documents, asked))
             except BaseException:
                 self.position = None  # a part of it may be here
                 raise
@@ -167,51 +165,55 @@ class Replica:
     async def _read(self, source: Source) -> None:
         """Read everything, and what changes meanwhile: the log may not reach back as far as the beginning, at the end.
 
-        Some pages are indexed while the next ones are read. They are many, as two threads that hand over often wait
-        more than they work.
+        The texts of some pages are indexed while the next ones are read: of several together, as FTS5 takes many
+        sooner than few.
         """
         began = await source.position(self.scope)
-        position, size = began.change, 0
-        block: _Taken = {}
-        with ThreadPoolExecutor(1) as indexing:
-            indexed = indexing.submit(self._apply, block)
-            asked = self._clock()
+        position = began.change
+        with ThreadPoolExecutor(1) as aside:
+            loaded, asked = aside.submit(self._index.load_texts), self._clock()
             async for page in source.pages(self.scope, _PAGE, timed=began.timed, embedded=began.embedded):
-                changes = await source.changes(self.scope, position, _AT_ONCE, 0)
-                if changes is None:
-                    return
-                block |= self._take(source, page, asked) | self._take(source, changes.documents, asked)
-                size += sum(len(one.data or b"") for one in page)
-                if len(block) >= _BLOCK or size >= _BLOCK_BYTES:
-                    await _done(indexed, source)
-                    indexed, block, size = indexing.submit(self._apply, block), {}, 0
-                position, asked = changes.number, self._clock()
-            await _done(indexed, source)
-            await _done(indexing.submit(self._apply, block), source)
+                letters, asked = await self._load_page(source, page, asked, aside), self._clock()
+                if letters >= (_ENOUGH if loaded.done() else _MUCH):
+                    await _done(loaded, source)
+                    if (changes := await source.changes(self.scope, position, _AT_ONCE, 0)) is None:
+                        return
+                    await self._load_page(source, changes.documents, asked, aside)
+                    position, asked = changes.number, self._clock()
+                    loaded = aside.submit(self._index.load_texts)
+            await _done(aside.submit(self._index.load_texts), source)
         self.position = position
 
-    def _take(self, source: Source, documents: Sequence[Stored], asked: float) -> _Taken:
-        """Keep documents; what the index is to be told of them. `asked`: from when on they live as long as they do."""
-        taken: _Taken = {}
+    async def _load_page(self, source: Source, page: Sequence[Stored], asked: float, aside: Executor) -> int:
+        """Take a page in, all but its texts; how many letters of texts wait now."""
+        came, went = self._take(source, page, asked)
+        if went:
+            await _done(aside.submit(self._index.apply, (), went), source)
+        return self._index.load(came)
+
+    def _take(self, source: Source, documents: Sequence[Stored], asked: float) -> tuple[Documents, list[str]]:
+        """Keep documents; what the index is to be told of them: those that came, and the ids of those that went.
+
+        `asked`: from when on they live as long as they do.
+        """
+        came = source.indexed([one for one in documents if one.data is not None])
+        readable, went = set(came.id), list[str]()
         for stored in documents:
-            if stored.id in self._data:
-                self._forget(stored.id)
-            taken[stored.id] = document = None if stored.data is None else source.indexed(stored)
-            if stored.data is None or document is None:
+            id_, data = stored.id, stored.data
+            if id_ in self._data:
+                self._forget(id_)
+            if data is None or id_ not in readable:
+                went.append(id_)
                 continue
-            self._data[stored.id] = stored.data
+            self._data[id_] = data
             if stored.uses or stored.successes:
-                self._counts[stored.id] = stored.uses, stored.successes
+                self._counts[id_] = stored.uses, stored.successes
             if stored.left < math.inf:
-                self._until[stored.id] = asked + stored.left
-                heapq.heappush(self._ends, (asked + stored.left, stored.id))
+                self._until[id_] = asked + stored.left
+                heapq.heappush(self._ends, (asked + stored.left, id_))
         if len(self._ends) > 2 * len(self._until) + _PAGE:  # most of it is about documents that were replaced
             self._ends = sorted((end, id_) for id_, end in self._until.items())
-        return taken
-
-    def _apply(self, taken: _Taken) -> None:
-        gone = [id_ for id_, document in taken.items() if document is None]
-        self._index.apply(filter(None, taken.values()), gone)
+        return came, went
 
     def _forget(self, id_: str) -> None:
         del self._data[id_]

@@ -8,7 +8,7 @@ of it is what counts. Contract, round trips and errors are those of `redismem.st
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, cast
@@ -17,7 +17,8 @@ from pydantic import Field
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
-from redismem.search.document import Document, Query
+from redismem.search.document import Query
+from redismem.search.documents import Documents
 from redismem.stores.arguments import seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags, moment_of
@@ -123,18 +124,20 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
         return [one for one in read if one.confidence >= min_confidence]
 
-    def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
-        """See `DocumentOperations.document`."""
-        parts = attributes["subject"], attributes["predicate"], attributes["object"]
-        return Document(
-            id=stored.id,
-            text=" ".join(parts),
-            at=attributes["created_at"].timestamp(),
-            user=attributes.get("user_id"),
-            tags=frozenset(attributes.get("tags", ()))
-            | {_part(kind, text) for kind, text in zip("spo", parts, strict=True)},
-            importance=attributes.get("confidence", 1.0),
-            score=attributes.get("confidence", 1.0),
+    def documents(self, page: Sequence[Stored], attributes: Sequence[Mapping[str, Any]]) -> Documents:
+        """See `DocumentOperations.documents`."""
+        parts = [(one["subject"], one["predicate"], one["object"]) for one in attributes]
+        confidence = [one.get("confidence", 1.0) for one in attributes]
+        return Documents(
+            id=[one.id for one in page],
+            text=list(map(" ".join, parts)),
+            at=[one["created_at"].timestamp() for one in attributes],
+            user=[one.get("user_id") for one in attributes],
+            tags=[
+                (*one.get("tags", ()), *map(_part, "spo", texts)) for one, texts in zip(attributes, parts, strict=True)
+            ],
+            importance=confidence,
+            score=confidence,
         )
 
     def put_of(self, document: SemanticMemory, ttl: TTL, told: int | None = None) -> Put[SemanticMemory]:

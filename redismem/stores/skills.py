@@ -4,13 +4,14 @@ Uses and successes are counted atomically, by whichever worker reports them, and
 round trips and errors are those of `redismem.stores.documents`.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
-from redismem.search.document import Document, Query
+from redismem.search.document import Query
+from redismem.search.documents import Documents
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
@@ -94,17 +95,17 @@ class SkillOperations(DocumentOperations[SkillMemory]):
                 for one in page
             ]
 
-    def document(self, stored: Stored, attributes: dict[str, Any]) -> Document:
-        """See `DocumentOperations.document`."""
-        texts = stored.id, attributes.get("description", ""), attributes.get("content", "")
-        rate = _rate(stored)
-        return Document(
-            id=stored.id,
-            text="\n".join(texts).replace("_", " "),
-            at=attributes["created_at"].timestamp(),
-            tags=frozenset(attributes.get("tags", ())),
-            importance=rate,
-            score=rate,
+    def documents(self, page: Sequence[Stored], attributes: Sequence[Mapping[str, Any]]) -> Documents:
+        """See `DocumentOperations.documents`."""
+        told = [(one.get("description", ""), one.get("content", "")) for one in attributes]
+        rates = list(map(_rate, page))
+        return Documents(
+            id=[one.id for one in page],
+            text=["\n".join((one.id, *texts)).replace("_", " ") for one, texts in zip(page, told, strict=True)],
+            at=[one["created_at"].timestamp() for one in attributes],
+            tags=[tuple(one.get("tags", ())) for one in attributes],
+            importance=rates,
+            score=rates,
         )
 
     async def _add(self, documents: list[SkillMemory], scope: str, ttl: TTL, durable: Durability | None) -> list[bool]:

@@ -1,15 +1,17 @@
 """Local replicas of scopes follow what others write, however much it is."""
 
 import asyncio
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from redismem import AsyncMemory, EpisodicMemory
 from redismem.search import Index
-from tests.contract.flavours import on_servers
+from redismem.stores.collection import Collection, Stored
+from tests.contract.flavours import Place, on_servers
 
 pytestmark = on_servers
 
@@ -60,3 +62,59 @@ async def test_what_was_taken_in_half_is_read_anew(
         with pytest.raises(MemoryError):
             await ids(reader, "bird13")
     assert await ids(reader, "bird13") == ["e13"]
+
+
+async def test_what_changes_while_a_scope_is_read_is_there_as_it_is_now(
+    opened: Callable[..., AsyncMemory], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others replace, forget, bring back and damage documents between all pages, before and behind the reader."""
+    writer, reader, draw = opened(), opened(), random.Random(5)
+    monkeypatch.setattr("redismem.stores.replica._PAGE", 20)
+    monkeypatch.setattr("redismem.stores.replica._ENOUGH", 1)
+    first = [EpisodicMemory(memory_id=f"e{number}", content=f"river bird{number} " + "x" * 80) for number in range(600)]
+    await writer.episodes.add_many(first)
+    pages, read = Collection.pages, 0
+
+    async def amid_changes(self: Collection[Any], *args: Any, **kwargs: Any) -> AsyncIterator[list[Stored]]:
+        nonlocal read
+        async for page in pages(self, *args, **kwargs):
+            read += 1
+            yield page
+            numbers = draw.sample(range(600), 30)
+            await writer.episodes.delete(*(f"e{number}" for number in numbers[:20]))
+            await writer.episodes.add_many(
+                EpisodicMemory(memory_id=f"e{number}", content=f"stone bird{number}") for number in numbers[10:]
+            )
+            with place.raw() as raw:
+                raw.hset("redismem:scope:{default}:episodes", f"e{numbers[29]}", b"\xc1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "pages", amid_changes)
+        await reader.episodes.search("river")
+    assert read > 10
+    for query in ("river", "stone"):
+        found = {one.document.memory_id for one in await reader.episodes.search(query, limit=1000)}
+        anew = {one.document.memory_id for one in await opened().episodes.search(query, limit=1000)}
+        assert found == anew
+        assert len(found) > 50
+
+
+async def test_much_is_taken_in_by_a_thread_while_the_rest_is_read(
+    opened: Callable[..., AsyncMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = opened(), opened()
+    monkeypatch.setattr("redismem.stores.replica._PAGE", 100)
+    monkeypatch.setattr("redismem.stores.replica._ENOUGH", 1)
+    monkeypatch.setattr("redismem.stores.replica._MUCH", 1)
+    said = [EpisodicMemory(memory_id=f"e{number}", content=f"river bird{number} " + "x" * 80) for number in range(1000)]
+    await writer.episodes.add_many(said)
+    where, load_texts = list[threading.Thread](), Index.load_texts
+
+    def noted(self: Index) -> None:
+        where.append(threading.current_thread())
+        load_texts(self)
+
+    monkeypatch.setattr(Index, "load_texts", noted)
+    assert await ids(reader, "bird777") == ["e777"]
+    assert threading.main_thread() not in where
+    assert len(where) >= 3

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from redismem.errors import SchemaError
 from redismem.search import Document, Hit, Index, Query
-from redismem.search.texts import Stemmer
+from redismem.search.database import Database
+from redismem.search.documents import Documents
+from redismem.search.texts import Stemmer, Texts
 
 WORDS = ("river", "stone", "bird", "lantern")
 NAMES = st.sampled_from([None, "a", "b"])
@@ -126,6 +128,56 @@ def test_neighbours_are_those_of_an_index_made_at_once(steps: Any, word: str) ->
 
 
 @settings(deadline=None, max_examples=50)
+@given(STEPS, st.sampled_from(WORDS))
+def test_what_is_loaded_is_what_is_applied(steps: Any, word: str) -> None:
+    loaded, applied = Index(), Index()
+    for number, (upserts, deletes) in enumerate(steps):
+        loaded.load(Documents.of(upserts))
+        if number % 2:
+            loaded.apply([], deletes)
+            applied.apply(upserts, [])
+            applied.apply([], deletes)
+        else:
+            applied.apply(upserts, [])
+    for query in (Query(), Query(word), Query(vector=[1.0, 0.5, 0.25])):
+        assert ids(loaded.search(query)) == ids(applied.search(query))
+
+
+def test_texts_that_could_not_be_taken_in_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(Document("1", "river"))
+    index.load(Documents(["1", "2"], ["bird", "stone"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "execute", _full)
+        with pytest.raises(MemoryError):
+            index.load_texts()
+    index.load(Documents(["2"], ["lantern"]))
+    assert [ids(index.search(Query(word))) for word in WORDS] == [[], [], ["1"], ["2"]]
+
+
+def _full(*_: Any) -> None:
+    raise MemoryError
+
+
+def test_documents_load_while_texts_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, apply, going, go_on = Index(), Texts.apply, threading.Event(), threading.Event()
+
+    def slow(self: Texts, *args: Any) -> None:
+        going.set()
+        assert go_on.wait(60)
+        apply(self, *args)
+
+    monkeypatch.setattr(Texts, "apply", slow)
+    index.load(Documents(["1", "2"], ["river", "bird"]))
+    thread = threading.Thread(target=index.load_texts)
+    thread.start()
+    assert going.wait(60)
+    index.load(Documents(["2", "3"], ["lantern", "stone"]))
+    go_on.set()
+    assert [ids(index.search(Query(word))) for word in WORDS] == [["1"], ["3"], [], ["2"]]
+    thread.join(60)
+
+
+@settings(deadline=None, max_examples=50)
 @given(st.text())
 def test_any_text_is_a_text(text: str) -> None:
     index = index_of(Document("said", text), Document("other", "a lantern"))
@@ -167,8 +219,10 @@ def test_a_lone_surrogate_keeps_nobody_out() -> None:
 
 
 def test_a_document_without_text_is_refused_before_others_are_taken_in() -> None:
+    index = index_of(Document("1", "river"))
     with pytest.raises(TypeError, match="'7'"):
-        Document("7", None)  # type: ignore[arg-type]
+        index.apply([Document("6", "bird"), Document("7", None), Document("8", "stone")], ["1"])  # type: ignore[arg-type]
+    assert ids(index.search(Query())) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -177,19 +231,27 @@ def test_a_document_without_text_is_refused_before_others_are_taken_in() -> None
         {"id": ""},
         {"id": b"7"},
         {"tags": 5},
-        {"tags": {"a"}},
+        {"tags": [b"a"]},
         {"tags": frozenset({"a", 5})},
         {"session": 5},
         {"speaker": 5},
         {"user": b"u"},
         {"task_id": ["t"]},
         {"at": float("nan")},
+        {"at": "5"},
+        {"at": [1.0, 2.0]},
+        {"order": 10**400},
         {"importance": None},
+        {"score": [[1.0], []]},
     ],
 )
-def test_a_damaged_document_is_refused_when_it_is_made(damage: dict[str, Any]) -> None:
-    with pytest.raises(TypeError):
-        Document(**{"id": "7", "text": "river", **damage})
+def test_a_damaged_document_changes_nothing(damage: dict[str, Any]) -> None:
+    index = index_of(Document("1", "river"))
+    damaged = Document(**{"id": "7", "text": "river", **damage})
+    for documents in ([damaged], [Document("6", "river"), damaged]):
+        with pytest.raises(TypeError):
+            index.apply(documents, ["1"])
+        assert ids(index.search(Query())) == ids(index.search(Query("river"))) == ["1"]
 
 
 @pytest.mark.parametrize("vector", [[1.0], [1.0, float("nan")], [[1.0, 2.0]], []])
