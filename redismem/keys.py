@@ -295,7 +295,7 @@ def encode_segment(text: str, what: str) -> str:
         return text
     if not text:
         raise _empty(what)
-    if len(text) <= MAX_BYTES and len(segment := quote_from_bytes(_utf8(text, what), safe="")) <= MAX_BYTES:
+    if len(text) <= MAX_BYTES and len(segment := quote_from_bytes(utf8(text, what), safe="")) <= MAX_BYTES:
         return segment
     raise _too_long(text, what, "percent-encoded")
 
@@ -319,7 +319,7 @@ def field(key: str, what: str = "key") -> bytes:
     """
     if type(key) is not str:
         key = _plain(key, what)
-    raw = _utf8(key, what)
+    raw = utf8(key, what)
     if 0 < len(raw) <= MAX_BYTES:
         return raw
     raise _too_long(key, what, "in UTF-8") if raw else _empty(what)
@@ -337,7 +337,8 @@ def _plain(text: object, what: str) -> str:
     raise InvalidKey(f"{what} must be a str, not {type(text).__name__}; convert it first")
 
 
-def _utf8(text: str, what: str) -> bytes:
+def utf8(text: str, what: str) -> bytes:
+    """The bytes of `text`. `what` names the argument in the `InvalidKey` raised when it holds a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
 from redismem.errors import SchemaError
+from redismem.keys import utf8
 
 _LONGEST: Final = 200
 _UNIONS: Final = (Union, types.UnionType)
@@ -33,7 +34,10 @@ NaturalKey: Final = Identity("key")
 
 
 def identities(entity: Any) -> tuple[str, str]:
-    """`id=...` and `key=...` of an entity, each "" if it has none. Raises `SchemaError` if it has neither."""
+    """`id=...` and `key=...` of an entity, each "" if it has none.
+
+    Raises `SchemaError` if it has neither, `InvalidKey` for a lone surrogate in them.
+    """
     marks = _marks(cast(Any, type(entity)))
     known = {mark.name: f"{mark.name}={_short(text)}" for mark, text in _texts(entity, marks)}
     if not known:
@@ -42,7 +46,10 @@ def identities(entity: Any) -> tuple[str, str]:
 
 
 def normal(mark: Identity, value: Any) -> str:
-    """What is compared. Of a text that is too long for a field, what stands for it."""
+    """What is compared. Of a text that is too long for a field, what stands for it.
+
+    Raises `InvalidKey` for a lone surrogate.
+    """
     text = str(value)
     if mark is NaturalKey:
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
@@ -51,7 +58,8 @@ def normal(mark: Identity, value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text.encode()) <= _LONGEST else "~" + blake2b(text.encode(), digest_size=16).hexdigest()
+    raw = utf8(text, "identity")
+    return text if len(raw) <= _LONGEST else "~" + blake2b(raw, digest_size=16).hexdigest()
 
 
 def _texts(entity: Any, marks: dict[Identity, tuple[str, ...]]) -> Iterator[tuple[Identity, str]]:

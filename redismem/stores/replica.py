@@ -127,7 +127,8 @@ class Replica:
                 self.position = None
                 return
             try:
-                self._index.apply(*self._take(source, changes.documents, asked))
+                if changes.documents:
+                    self._index.apply(*self._take(source, changes.documents, asked))
             except BaseException:
                 self.position = None  # a part of it may be here
                 raise

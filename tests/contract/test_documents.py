@@ -569,6 +569,12 @@ async def test_what_the_model_refuses_is_not_stored(memory: AsyncMemory) -> None
     assert read == episode(1, created_at=LONG_AGO, tags={"a", "b"}, score=0.5)
 
 
+async def test_facts_of_lone_surrogates_are_refused(memory: AsyncMemory) -> None:
+    wrong = fact("Ann", "likes", "\ud800")
+    await all_raise(InvalidKey, memory.semantics.add(wrong), memory.semantics.query("\ud800"))
+    assert await memory.semantics.count() == 0
+
+
 async def test_times_without_a_time_zone_are_refused(memory: AsyncMemory) -> None:
     noon = datetime(2024, 5, 1, 12)
     await all_raise(

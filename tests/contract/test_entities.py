@@ -22,7 +22,7 @@ from redismem import (
     migration,
 )
 from redismem.chaos import Fate, inject
-from redismem.errors import LimitExceeded, SchemaError, Unavailable, WrongType
+from redismem.errors import InvalidKey, LimitExceeded, SchemaError, Unavailable, WrongType
 from redismem.link.base import Command, Reply
 from redismem.link.faults import Fault
 from redismem.stores import entities as entities_module
@@ -254,6 +254,17 @@ async def test_what_has_no_identity_is_refused(memory: AsyncMemory, entities: As
         memory.entities.of(Things)
     with pytest.raises(SchemaError, match="neither an id nor a natural key"):
         await entities.merge("42", contacts({"name": " "}))
+
+
+@on_servers
+@pytest.mark.parametrize("wrong", [{"number": "\ud800"}, {"day": "x" * 300 + "\udfff"}])
+async def test_an_identity_that_is_no_text_is_refused(travel: AsyncEntityStore[Travel], wrong: dict[str, Any]) -> None:
+    flights = [Flight(number="SK1", day="monday"), Flight(**{"number": "SK2", "day": "friday", **wrong})]
+    with pytest.raises(InvalidKey, match="lone surrogate"):
+        await travel.merge("42", Travel(flights=flights))
+    with pytest.raises(InvalidKey, match="lone surrogate"):
+        await travel.find_users(flights[1])
+    assert (await travel.load("42")).flights == []
 
 
 @on_servers
