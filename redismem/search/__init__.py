@@ -4,6 +4,7 @@ Nothing in here knows Redis, or reads a clock: whoever owns an `Index` tells it 
 """
 
 from redismem.search.document import Document, Hit, Query
+from redismem.search.documents import Documents
 from redismem.search.embedder import Callable, Embedder, Hashing, SentenceTransformers
 from redismem.search.index import Index
 from redismem.search.ranking import Weights
@@ -11,6 +12,7 @@ from redismem.search.ranking import Weights
 __all__ = [
     "Callable",
     "Document",
+    "Documents",
     "Embedder",
     "Hashing",
     "Hit",

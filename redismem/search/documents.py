@@ -20,7 +20,8 @@ _MOST: Final = 2.0**62
 class Documents:
     """What stands at one place of all lists is one document. An empty list stands for what `Document` has by itself.
 
-    Raises `TypeError` for a document of which an attribute is of another type, or a number not finite.
+    Raises `TypeError` for a document of which an attribute is of another type, or a number not finite, and `ValueError`
+    for lists that are not as long as others.
     """
 
     id: list[str] = field(default_factory=list[str])
@@ -52,7 +53,7 @@ class Documents:
             if not getattr(self, one.name):
                 setattr(self, one.name, [() if one.name == "tags" else one.default] * len(self))
         if not self._is_sound():
-            if len(self) > 1:
+            if len(self) != 1:
                 for row in self._rows():
                     Documents(*([value] for value in row))
             raise TypeError(f"a document has an id, texts for text, names and tags, and finite numbers: {self.id[0]!r}")
