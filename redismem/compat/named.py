@@ -75,15 +75,18 @@ Plain = Name[Callable[P, R]]
 
 
 class Named:
-    """A store under other names. Parameters as `Memory`; nothing is sent before the first call."""
+    """A store under other names. Parameters as `Memory`; nothing is sent before the first call.
+
+    `memory` is the `AsyncMemory` that it is part of, with the other stores and names.
+    """
 
     part: ClassVar[str]
     table: ClassVar[dict[str, Name[Any]]] = {}
 
     def __init__(self, url: str | Settings | None = None, **settings: Any) -> None:
-        self._memory = AsyncMemory(url, **settings)
-        self._blocking = Memory(self._memory)
-        self._store = getattr(self._memory, self.part)
+        self.memory = AsyncMemory(url, **settings)
+        self._blocking = Memory(self.memory)
+        self._store = getattr(self.memory, self.part)
         self._blocking_store = getattr(self._blocking, self.part)
 
     @asynccontextmanager
@@ -93,7 +96,7 @@ class Named:
         If an exception ends the block, nothing is sent. If operations fail, the others take effect all the same, and
         the block raises the error of the first; each one's `result()` tells of its own.
         """
-        async with self._memory.batch() as batch:
+        async with self.memory.batch() as batch:
             names = NamedBatch(self.table, getattr(batch, self.part))
             yield names
         names.check()
@@ -117,7 +120,7 @@ class Named:
     async def aclose(self) -> None:
         """Close everything."""
         self.close()
-        await self._memory.aclose()
+        await self.memory.aclose()
 
 
 class NamedBatch:

@@ -16,7 +16,7 @@ local function apply()
   for i = 7, #ARGV, 3 do
     local one = ARGV[i + 1]
     local is_known = call('HEXISTS', KEYS[2 + ARGV[i]], string.match(one, ':(.*)$'))
-    if is_near and is_known == 0 then call('SREM', KEYS[3 + kinds + (i - 7) / 3], ARGV[4]) end
+    if is_near then call(is_known == 0 and 'SREM' or 'SADD', KEYS[3 + kinds + (i - 7) / 3], ARGV[4]) end
     if is_near or is_known == tonumber(ARGV[i + 2]) then
       call('SREM', KEYS[2], one)
     else

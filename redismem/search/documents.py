@@ -1,15 +1,14 @@
 """Many documents as a table, a list for each attribute of `Document`: a scope has so many that each by itself is slow.
 
-Whatever is in a table can be indexed: who makes one learns of the first document that cannot.
+Whatever is in a table can be indexed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import chain
+from numbers import Real
 from types import NoneType
 from typing import Any, Final
-
-import numpy as np
 
 from redismem.search.document import Document, Vector
 
@@ -20,8 +19,7 @@ _MOST: Final = 2.0**62
 class Documents:
     """What stands at one place of all lists is one document. An empty list stands for what `Document` has by itself.
 
-    Raises `TypeError` for a document of which an attribute is of another type, or a number not finite, and `ValueError`
-    for lists that are not as long as others.
+    Raises `TypeError` for a document of which an attribute is of another type, or a number not finite.
     """
 
     id: list[str] = field(default_factory=list[str])
@@ -44,6 +42,15 @@ class Documents:
         if isinstance(documents, Documents):
             return documents
         rows = list(documents)
+        try:
+            return cls._table(rows)
+        except TypeError:
+            for row in rows:
+                cls._table([row])  # raises for the first that is damaged, and names it
+            raise
+
+    @classmethod
+    def _table(cls, rows: list[Document]) -> "Documents":
         table: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
         table["tags"] = [tuple(row.tags) for row in rows]
         return cls(**table)
@@ -53,10 +60,8 @@ class Documents:
             if not getattr(self, one.name):
                 setattr(self, one.name, [() if one.name == "tags" else one.default] * len(self))
         if not self._is_sound():
-            if len(self) != 1:
-                for row in self._rows():
-                    Documents(*([value] for value in row))
-            raise TypeError(f"a document has an id, texts for text, names and tags, and finite numbers: {self.id[0]!r}")
+            which = repr(self.id[0]) if len(self) == 1 else f"one of {len(self)}"
+            raise TypeError(f"a document has an id, texts for text, names and tags, and finite numbers: {which}")
 
     def __len__(self) -> int:
         return len(self.id)
@@ -70,11 +75,8 @@ class Documents:
         """Of those with one id, the last."""
         if len(set(self.id)) == len(self):
             return self
-        rows = {row[0]: row for row in self._rows()}
+        rows = {row[0]: row for row in zip(*(getattr(self, name) for name in _NAMES), strict=True)}
         return Documents(*map(list, zip(*rows.values(), strict=True)))
-
-    def _rows(self) -> Iterator[tuple[Any, ...]]:
-        return zip(*(getattr(self, name) for name in _NAMES), strict=True)
 
     def _is_sound(self) -> bool:
         return (
@@ -83,7 +85,7 @@ class Documents:
             and _are(tuple, self.tags)
             and _are(str, chain(self.id, self.text, *self.tags))
             and _are((str, NoneType), chain(self.session, self.speaker, self.user, self.task_id))
-            and all(_are_finite(column) for column in (self.at, self.order, self.importance, self.score))
+            and all(_are_numbers(column) for column in (self.at, self.order, self.importance, self.score))
         )
 
 
@@ -94,9 +96,5 @@ def _are(kinds: type | tuple[type, ...], values: Iterable[object]) -> bool:
     return all(issubclass(kind, kinds) for kind in set(map(type, values)))
 
 
-def _are_finite(values: Sequence[float]) -> bool:
-    try:
-        numbers = np.array(values)
-    except ValueError:  # lists of lists
-        return False
-    return numbers.ndim == 1 and numbers.dtype.kind in "bif" and bool((abs(numbers) < _MOST).all())
+def _are_numbers(values: list[Any]) -> bool:
+    return _are(Real, values) and all(-_MOST < value < _MOST for value in values)

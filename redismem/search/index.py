@@ -1,19 +1,20 @@
 """The index of one scope: it takes in documents and forgets them, and finds the best ones for a query.
 
-Thread-safe: one call at a time, but `load` goes on beside `load_texts`. A forked process must make an index of its
+Thread-safe: one call at a time, but `load` goes on beside `load_waiting`. A forked process must make an index of its
 own.
 """
 
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from redismem.search.columns import Columns
-from redismem.search.document import Document, Hit, Query
+from redismem.search.document import Document, Hit, Query, Vector
 from redismem.search.documents import Documents
 from redismem.search.ranking import Weights
 from redismem.search.searching import Search
@@ -23,19 +24,27 @@ from redismem.search.vectors import Vectors
 Hashes: TypeAlias = NDArray[np.int64]
 
 
+@dataclass
+class Waiting:
+    """What is still to be taken in, by row; `size` is about how many bytes."""
+
+    texts: dict[int, str] = field(default_factory=dict[int, str])
+    vectors: dict[int, Vector | None] = field(default_factory=dict[int, Vector | None])
+    size: int = 0
+
+
 class Index:
     """Documents that can be searched. `weights` say what counts how much."""
 
     def __init__(self, weights: Weights | None = None) -> None:
         self._weights = weights or Weights()
         self._loading = threading.RLock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._columns = Columns()
         self._texts = Texts()
         self._vectors = Vectors()
         self._stemmer = Stemmer()
-        self._waiting: dict[int, str] = {}
-        self._letters = 0
+        self._waiting = Waiting()
 
     def __len__(self) -> int:
         return len(self._columns)
@@ -48,10 +57,10 @@ class Index:
 
     def close(self) -> None:
         """Free the memory. Nothing else may be called any more."""
-        with self._alone():
+        with self._loading, self._lock:
             self._texts.close()
             self._stemmer.close()
-            self._columns, self._vectors = Columns(), Vectors()
+            self._columns, self._vectors, self._waiting = Columns(), Vectors(), Waiting()
 
     def apply(self, upserts: Documents | Iterable[Document], deletes: Iterable[str]) -> None:
         """Forget documents by id, then take others in, replacing those of the same id: all of it, or nothing.
@@ -68,31 +77,29 @@ class Index:
                 self._apply(documents, dropped)
 
     def load(self, documents: Documents) -> int:
-        """Take documents in as `apply` does, all but their texts; how many letters of texts wait now.
+        """Take documents in as `apply` does, all but their texts and vectors; how many bytes wait now, about.
 
-        The next call takes them in. When there are many, let that be `load_texts`, in another thread, and go on to
+        The next call takes them in. When there are many, let that be `load_waiting`, in another thread, and go on to
         load: FTS5 takes as long as all else, and leaves the interpreter to others.
         """
         documents = documents.latest()
         with self._lock:
-            self._check(documents)
+            self._vectors.dimensions = self._check(documents) or self._vectors.dimensions
             rows, hashes, texts = self._planned(documents)
-            self._waiting |= texts
-            self._letters += sum(map(len, texts.values()))
-            self._put(documents, rows, hashes)
-            return self._letters
+            self._columns.put(documents, rows, hashes)
+            self._waiting.texts |= texts
+            self._waiting.size += sum(map(len, texts.values()))
+            if dimensions := self._vectors.dimensions:
+                self._waiting.vectors.update(zip(rows, documents.vector, strict=True))
+                self._waiting.size += len(rows) * dimensions * 4
+            return self._waiting.size
 
-    def load_texts(self) -> None:
-        """Take in the texts that wait."""
+    def load_waiting(self) -> None:
+        """Take in the texts and vectors that wait."""
         with self._loading:
             with self._lock:
-                texts, self._waiting, self._letters = self._waiting, {}, 0
-            try:
-                self._texts.apply(sorted(texts.items()), [])
-            except BaseException:
-                with self._lock:
-                    self._waiting = texts | self._waiting
-                raise
+                waiting, self._waiting = self._waiting, Waiting()
+            self._take_in(waiting)
 
     def search(self, query: Query) -> list[Hit]:
         """The best documents first, `limit` at most, of at least `min_score`. Raises `SchemaError` for a bad vector."""
@@ -103,27 +110,40 @@ class Index:
 
     @contextmanager
     def _alone(self) -> Generator[None]:
-        """With all texts taken in, and nobody beside."""
-        with self._loading:
-            if self._waiting:
-                self.load_texts()
+        """With all that waited taken in, and nobody beside."""
+        with self._loading, self._lock:
+            if self._waiting.texts or self._waiting.vectors:
+                waiting, self._waiting = self._waiting, Waiting()
+                self._take_in(waiting)
+            yield
+
+    def _take_in(self, waiting: Waiting) -> None:
+        try:
+            self._texts.apply(sorted(waiting.texts.items()), [])
+            self._vectors.replace(waiting.vectors)
+        except BaseException:
             with self._lock:
-                yield
+                self._waiting.texts = waiting.texts | self._waiting.texts
+                self._waiting.vectors = waiting.vectors | self._waiting.vectors
+            raise
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    def _check(self, documents: Documents) -> None:
+    def _check(self, documents: Documents) -> int | None:
+        """How long vectors are, as far as these tell."""
         length = None
         for vector in documents.vector:
             if vector is not None:
                 length = self._vectors.check(vector, length)
+        return length
 
     def _apply(self, documents: Documents, dropped: list[int]) -> None:
         rows, hashes, texts = self._planned(documents)
         self._texts.apply(sorted(texts.items()), dropped)
         self._columns.drop(dropped)
+        self._columns.put(documents, rows, hashes)
         self._vectors.drop(dropped)
-        self._put(documents, rows, hashes)
+        self._vectors.replace(dict(zip(rows, documents.vector, strict=True)))
 
     def _planned(self, documents: Documents) -> tuple[list[int], Hashes, dict[int, str]]:
         """The rows of documents, the hashes of their texts, and the texts that are not there yet."""
@@ -131,9 +151,3 @@ class Index:
         hashes = np.fromiter(map(hash, documents.text), np.int64, len(documents))
         changed = np.flatnonzero(~self._columns.has(rows, hashes)).tolist()
         return rows, hashes, {rows[place]: documents.text[place] for place in changed}
-
-    def _put(self, documents: Documents, rows: list[int], hashes: Hashes) -> None:
-        self._columns.put(documents, rows, hashes)
-        self._vectors.drop(rows)
-        vectors = zip(rows, documents.vector, strict=True)
-        self._vectors.put({row: vector for row, vector in vectors if vector is not None})

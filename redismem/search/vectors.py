@@ -29,12 +29,14 @@ class Vectors:
             raise SchemaError(f"a vector must be {wanted or 'some'} finite numbers, not of shape {array.shape}")
         return wanted
 
-    def put(self, vectors: Mapping[int, Numbers]) -> None:
-        """Keep the vectors of rows; they have been checked."""
-        if vectors:
-            array = np.asarray(list(vectors.values()))
-            self._grow(max(vectors) + 1, array.shape[1])
-            self._matrix[list(vectors)] = units(array)
+    def replace(self, vectors: Mapping[int, Numbers | None]) -> None:
+        """What rows have now: a vector that has been checked, or none."""
+        self.drop(list(vectors))
+        some = {row: vector for row, vector in vectors.items() if vector is not None}
+        if some:
+            array = np.asarray(list(some.values()))
+            self._grow(max(some) + 1, array.shape[1])
+            self._matrix[list(some)] = units(array)
 
     def drop(self, rows: Sequence[int]) -> None:
         """These rows have no vector any more."""

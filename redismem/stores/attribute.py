@@ -144,7 +144,8 @@ def _keep_first(attribute: Attribute, values: Attributes, codec: Codec) -> Itera
     return _set(attribute, values, codec, "first")
 
 
-def _fill_missing(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
+def fill_missing(attribute: Attribute, values: Attributes, codec: Codec) -> Iterator[Change]:
+    """What a merge writes of one attribute where nothing is yet."""
     return iter(()) if values[attribute.name] is None else _set(attribute, values, codec, "first")
 
 
@@ -199,7 +200,7 @@ _MERGING: Final[Mapping[str, Callable[[Attribute, Attributes, Codec], Iterator[C
     "max-by": _max,
     "union": _members,
     "keep-first": _keep_first,
-    "fill-missing": _fill_missing,
+    "fill-missing": fill_missing,
 }
 
 

@@ -280,7 +280,10 @@ class Collection(Effects, Generic[D]):
     def decoded(self, scope: str, id_: str, data: bytes) -> D:
         """The document. Raises `DecodeError`."""
         try:
-            return self.model.model_validate(self.attributes(data))
+            attributes = self.attributes(data)
+            if isinstance(attributes, dict):  # a later version of the model may have more
+                attributes = {name: attributes[name] for name in self.model.model_fields if name in attributes}
+            return self.model.model_validate(attributes)
         except DecodeError as error:
             problem = error.message
         except ValidationError as error:

@@ -5,15 +5,24 @@ Models of your own are made the same way: a frozen pydantic model with an `Id`, 
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from redismem.stores.identity import Id, NaturalKey
 
 
 class Entity(BaseModel):
-    """What entities have in common: they do not change, and what is not known of them is ignored."""
+    """What entities have in common: they do not change, and what is not known of them is ignored.
+
+    A blank text is None where that may be: language models say it of what they do not know.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _say_nothing(cls, value: object, info: ValidationInfo) -> object:
+        is_blank = isinstance(value, str) and not value.strip()
+        return None if is_blank and cls.model_fields[str(info.field_name)].default is None else value
 
 
 class SimpleAccount(Entity):

@@ -31,7 +31,7 @@ from redismem.ttl import KEEP_TTL, TTL
 class Told(BaseModel):
     """What was told, when, and what goes with it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")  # what nobody would read again: it belongs in metadata
 
     tags: frozenset[str] = frozenset()
     metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -78,7 +78,7 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     @op
     async def get_many(self, memory_ids: Iterable[str], *, scope: str = DEFAULT_SCOPE) -> list[D]:
-        """Those of these documents that there are; what cannot be read is left out."""
+        """Those of these documents that there are; what cannot be read is left out, and logged."""
         found = await self.read(scope, list(memory_ids))
         self.used(scope, [one.id for one in found if one.data is not None])
         return [read for one in found if one.data is not None and (read := self._readable(scope, one)) is not None]
@@ -115,7 +115,7 @@ class DocumentOperations(Collection[D], Generic[D]):
                 raise InvalidKey(f"update of {memory_id!r}: that would be {put.id!r}: add that, delete this")
             put = replace(put, expected=stored.data, told=self.told(stored.data))
             if (await self.put(scope, [put], durable))[0] is not None:
-                return changed
+                return self.seen(put.document, stored)
         raise Conflict(
             f"{self._keys.collection(scope, self.kind)}[{memory_id}]: others changed it at each of "
             f"{self._settings.update_attempts} attempts"
@@ -153,10 +153,11 @@ class DocumentOperations(Collection[D], Generic[D]):
     async def stream(
         self, batch_size: int = 100, min_score: float = 0.0, *, scope: str = DEFAULT_SCOPE
     ) -> AsyncIterator[list[D]]:
-        """Every document, in batches of `batch_size`, the last one of fewer; what cannot be read is left out.
+        """Every document, in batches of `batch_size`, the last one of fewer; what cannot be read is left out, logged.
 
-        In constant memory. While others add and delete, what is there from first to last comes, and comes once, unless
-        so much is deleted meanwhile that the server reads a part again which is more than 2,000 documents back.
+        `min_score`: of episodes, only those that scored at least that, unless it is 0. In constant memory. While others
+        add and delete, what is there from first to last comes, and comes once, unless so much is deleted meanwhile that
+        the server reads a part again which is more than 2,000 documents back.
         Raises `ConfigError` for a `batch_size` that is no whole number from 1 on.
         """
         natural("batch_size", batch_size)
@@ -164,7 +165,7 @@ class DocumentOperations(Collection[D], Generic[D]):
         async for page in self.pages(scope, batch_size):
             for stored in page:
                 one = None if _is_repeated(stored.id, met) else self._readable(scope, stored)
-                if one is not None and getattr(one, "score", min_score) >= min_score:
+                if one is not None and (not min_score or getattr(one, "score", min_score) >= min_score):
                     batch.append(one)
                 if len(batch) == batch_size:
                     yield batch
@@ -316,18 +317,28 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     def indexed(self, page: Sequence[Stored]) -> Documents:
         """See `redismem.stores.replica.Source`."""
+        readable, attributes = list[Stored](), list[Any]()
+        for one in page:
+            try:
+                attributes.append(self.attributes(one.data or b""))
+                readable.append(one)
+            except DecodeError:
+                pass  # reading it by its id says why
+        return self._indexed(readable, attributes)
+
+    def _indexed(self, page: Sequence[Stored], attributes: Sequence[Any]) -> Documents:
         try:
-            documents = self.documents(page, [self.attributes(one.data or b"") for one in page])
-            if self._embeddings:
-                documents.vector = [self._embeddings.read(one.embedding) for one in page]
-            return documents
-        except (DecodeError, AttributeError, KeyError, TypeError, ValueError):
-            if len(page) <= 1:
-                return Documents()  # reading it by its id says why
+            documents = self.documents(page, attributes)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            if len(page) == 1:
+                return Documents()
             half = len(page) // 2
-            documents = self.indexed(page[:half])
-            documents.extend(self.indexed(page[half:]))
+            documents = self._indexed(page[:half], attributes[:half])
+            documents.extend(self._indexed(page[half:], attributes[half:]))
             return documents
+        if self._embeddings:
+            documents.vector = [self._embeddings.read(one.embedding) for one in page]
+        return documents
 
     async def pause(self, seconds: float) -> None:
         """See `redismem.stores.replica.Source`."""
@@ -341,7 +352,7 @@ class DocumentOperations(Collection[D], Generic[D]):
         try:
             if (told := attributes["created_at"]).tzinfo is None:
                 attributes["created_at"] = told.replace(tzinfo=UTC)
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, LookupError, TypeError):
             pass  # who reads it says what is wrong
         return attributes
 
@@ -351,7 +362,8 @@ class DocumentOperations(Collection[D], Generic[D]):
     def _readable(self, scope: str, stored: Stored) -> D | None:
         try:
             return self._read_one(scope, stored)
-        except DecodeError:
+        except DecodeError as error:
+            logger.error("left out: %s", error)
             return None
 
     async def _puts(self, documents: Iterable[D], ttl: TTL = None) -> list[Put[D]]:

@@ -5,14 +5,16 @@ Contract
     mentions are one entity if they have one id, or, where one of them has none, one natural key
     (`redismem.stores.identity`). An id that is found later joins the record that had none; where that shows that two
     records are one, they are joined, and nothing that was known of either is lost. What is None says nothing, and
-    erases nothing; what both say merges by the attribute's policy (`redismem.stores.policy`).
+    erases nothing, nor does a blank id or name; what both say merges by the attribute's policy
+    (`redismem.stores.policy`).
     ``memory.entities.of(MyMemory)`` are entities of your own: a frozen model whose attributes are lists of entities.
 
 Round trips
     `merge` and `load`: one each, however many entities; in a cluster `merge` takes two, for it first tells the index,
     which is on other servers, and four when the user has forgotten entities of late. A merge is one script, atomic over
-    the whole extraction; `repair` reads, then mends in another. `forget` takes two, for the index is told afterwards,
-    and three in a cluster, or more while others merge. `find_users` asks the index, then whoever may know the entity.
+    the whole extraction. `validate` takes two, for it asks the index; `repair` mends in another script, and tells the
+    index in one for each 1,000 identities. `forget` takes two, for the index is told afterwards, and three in a
+    cluster, or more while others merge. `find_users` asks the index, then whoever may know the entity.
 
 Errors
     Those of `redismem.stores.record`. A damaged record never hides its neighbours: `load` leaves it out and logs it,
@@ -38,7 +40,7 @@ from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
 from redismem.stores.effects import Effects
-from redismem.stores.identity import identities, is_entity
+from redismem.stores.identity import blank, identities, is_entity
 from redismem.stores.shape import Shape, shape
 from redismem.stores.store import BatchedStore, Shared
 from redismem.ttl import milliseconds
@@ -53,6 +55,7 @@ _NEIGHBOURS: Final = 10
 """With how many of those that come next in an order a name is compared."""
 _WORDS: Final = 4
 """From how many of its words on a name is looked at."""
+_TOLD: Final = 1_000
 _JOINING: Final = {"sum": "sum", "keep-first": "first", "fill-missing": "first"}
 _LISTS: Final[tuple[tuple[object, tuple[object, ...]], ...]] = ((list, ()), (Sequence, ()), (tuple, (...,)))
 
@@ -117,7 +120,12 @@ class EntityOperations(Effects, Generic[S]):
 
     @op
     async def merge(self, user_id: str, found: S, *, durable: Durability | None = None) -> MergeReport:
-        """Merge what was found into what is known of a user, all or nothing."""
+        """Merge what was found into what is known of a user, all or nothing.
+
+        Raises `SchemaError` for another model, and for an entity that has neither an id nor a natural key.
+        """
+        if not isinstance(found, self.model):
+            raise SchemaError(f"a {self.model.__name__} is wanted, not a {type(found).__name__}")
         mentions = [(kind, entity) for kind in self._kinds for entity in getattr(found, kind.name) or ()]
         if not mentions:
             return _report((), ())
@@ -131,7 +139,7 @@ class EntityOperations(Effects, Generic[S]):
         for kind in self._kinds:
             arguments += [kind.shape.version, len(kind.joining) // 2, *kind.joining]
         for (kind, entity), (by_id, by_key) in zip(mentions, known, strict=True):
-            changes = kind.shape.merging(entity, self._codec, skip_none=True)
+            changes = kind.shape.merging(entity, self._codec, skip_none=True, blank=blank(entity))
             arguments += [numbers[kind], by_id, by_key, len(changes)]
             for change in changes:
                 arguments += change
@@ -183,45 +191,47 @@ class EntityOperations(Effects, Generic[S]):
 
     @op
     async def validate(self, user_id: str) -> list[Problem]:
-        """What is wrong with what is stored: records that cannot be read, identities that lead nowhere or astray."""
+        """What is not consistent: records that cannot be read, identities that lead astray, what the index misses."""
         fields = await self._fields(user_id)
         entities, problems = self._read(fields)
-        return [*problems, *self._astray(fields, entities)]
+        return [*problems, *self._astray(fields, entities), *await self._untold(user_id, fields)]
 
     @op
     async def repair(self, user_id: str) -> list[Problem]:
         """Mend what `validate` finds, and return it: what cannot be read goes to quarantine, byte for byte.
 
-        What others change meanwhile is left as it is. The index forgets what leads nowhere any more, and what a worker
-        that was killed while it forgot has left there.
+        What others change meanwhile is left as it is. The index is told of all that is there, and forgets what leads
+        nowhere any more, and what a worker that was killed while it forgot has left there.
         """
         fields = await self._fields(user_id)
         entities, unreadable = self._read(fields)
+        problems = [*unreadable, *self._astray(fields, entities), *await self._untold(user_id, fields)]
         steps: list[Argument] = []
-        stray: set[bytes] = set()
+        named: set[bytes] = set(await self._link.execute("SMEMBERS", self._keys.forgotten(user_id)))
         for number, kind in enumerate(self._kinds, 1):
             of_kind = fields[kind.name]
             damaged = [problem.number for problem in unreadable if problem.kind == kind.name]
             for step, record, pairs in _mending(of_kind, damaged, entities[kind.name]):
                 steps += number, step, record, len(pairs), *chain.from_iterable(pairs)
-            leads = _whole(of_kind, damaged)
-            stray |= {f"{kind.name}:".encode() + one for one, to in _pointers(of_kind).items() if to not in leads}
+            told = {one.encode() for _, entity in entities[kind.name] for one in identities(entity) if one}
+            named |= {f"{kind.name}:".encode() + one for one in told | _pointers(of_kind).keys()}
         if steps:
             keys: list[Argument] = [self._keys.user_operations(user_id)]
             for kind in self._kinds:
                 key = self._keys.entities(user_id, kind.name)
                 keys += key, self._keys.deadlines(key), self._keys.quarantine(user_id, kind.name)
             await self._effect("entity_repair", keys, steps, None, once=False)
-        forgotten: set[bytes] = set(await self._link.execute("SMEMBERS", self._keys.forgotten(user_id)))
-        await self._untell(user_id, forgotten | stray, None)
-        return [*unreadable, *self._astray(fields, entities)]
+        ordered = sorted(named)
+        for start in range(0, len(ordered), _TOLD):
+            await self._retell(user_id, ordered[start : start + _TOLD], None)
+        return problems
 
     @op
     async def forget(self, user_id: str, *, durable: Durability | None = None) -> int:
         """Forget every entity that a user knows; how many there were."""
         keys = [self._keys.user_operations(user_id), self._keys.forgotten(user_id), *self._hashes(user_id)]
         reply = await self._effect("entity_forget", keys, [kind.name for kind in self._kinds], durable)
-        await self._untell(user_id, reply[2], durable)
+        await self._retell(user_id, reply[2], durable)
         return int(reply[1])
 
     # --- storage ----------------------------------------------------------------------------------------------------
@@ -261,14 +271,30 @@ class EntityOperations(Effects, Generic[S]):
         if receipt is not None:
             receipt.check()
 
-    async def _untell(self, user_id: str, forgotten: Iterable[bytes], durable: Durability | None) -> None:
-        """Tell the index that a user does not know entities any more: `<kind>:<identity>`, of any kinds."""
+    async def _retell(self, user_id: str, named: Iterable[bytes], durable: Durability | None) -> None:
+        """Tell the index whether a user knows these entities: `<kind>:<identity>`, of any kinds."""
         index: dict[bytes, str] = {}
-        for one in forgotten:
+        for one in named:
             kind, _, identity = one.decode(errors="backslashreplace").partition(":")
             if any(kind == mine.name for mine in self._kinds):
                 index[one] = self._keys.entity_users(kind, identity)
         await self._settle(user_id, index, (), durable)
+
+    async def _untold(self, user_id: str, fields: Mapping[str, Mapping[bytes, bytes]]) -> list[Problem]:
+        """Identities that lead to a record, while the index does not know it."""
+        leading = [
+            (kind.name, identity.decode(errors="backslashreplace"), number)
+            for kind in self._kinds
+            for identity, number in _pointers(fields[kind.name]).items()
+            if number in _whole(fields[kind.name], ())
+        ]
+        asked = [("SISMEMBER", self._keys.entity_users(kind, identity), user_id) for kind, identity, _ in leading]
+        told = _checked(await self._link.pipeline(asked)) if asked else ()
+        return [
+            Problem(kind, number, f"find_users does not find {identity}")
+            for (kind, identity, number), is_told in zip(leading, told, strict=True)
+            if not is_told
+        ]
 
     async def _settle(
         self, user_id: str, index: Mapping[bytes, str], known: Container[bytes], durable: Durability | None
@@ -334,8 +360,11 @@ class EntityOperations(Effects, Generic[S]):
                     name = identity.decode(errors="backslashreplace")
                     yield Problem(kind.name, number, f"{name} leads to a record that is not there")
             for number, entity in entities[kind.name]:
-                if not any(pointers.get(one.encode()) == number for one in identities(entity) if one):
+                own = [one for one in identities(entity) if one]
+                if not any(pointers.get(one.encode()) == number for one in own):
                     yield Problem(kind.name, number, "no identity leads to this record")
+                elif lost := [one for one in own if one.encode() not in pointers]:
+                    yield Problem(kind.name, number, f"{' and '.join(lost)} should lead to this record")
 
     def _duplicates(self, fields: Mapping[str, Mapping[bytes, bytes]]) -> list[tuple[BaseModel, BaseModel]]:
         entities, _ = self._read(fields)

@@ -89,9 +89,11 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
 
         `tags`: those that have all of them. `since` and `until` are about `created_at`: from `since` on, and
         before `until`; `now` is what "yesterday" in the query is relative to, by default the latest episode.
-        `min_score` is what an answer must score at least, 0 to 1; without a query, what the episode itself scored.
+        `min_score` is what an answer must score at least, 0 to 1; without a query, what the episode itself scored,
+        unless it is 0.
         Raises `ConfigError` for a time without a time zone, and a `limit` that is no whole number from 1 on.
         """
+        asks = bool(str(query or "").strip())
         asked = Query(
             text=query or "",
             session=session_id,
@@ -104,8 +106,8 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             until=seconds("until", until),
             now=seconds("now", now),
             limit=limit,
-            min_score=min_score if query else 0.0,
-            min_reward=None if query else min_score,
+            min_score=min_score if asks else 0.0,
+            min_reward=None if asks or not min_score else min_score,
         )
         return await self._search(scope, asked)
 

@@ -45,6 +45,12 @@ def identities(entity: Any) -> tuple[str, str]:
     return known.get("id", ""), known.get("key", "")
 
 
+def blank(entity: Any) -> set[str]:
+    """The attributes that are to tell what it is, and are blank: whoever knows better is right."""
+    marks = _marks(cast(Any, type(entity)))
+    return {name for mark, names in marks.items() for name in names if not normal(mark, getattr(entity, name)).strip()}
+
+
 def normal(mark: Identity, value: Any) -> str:
     """What is compared. Of a text that is too long for a field, what stands for it.
 

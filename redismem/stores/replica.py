@@ -28,8 +28,8 @@ _SCOPE: Final = 300
 _LOOK: Final = 64
 _PAGE: Final = 1000
 _FEW: Final = 300
-_ENOUGH: Final = 400_000  # letters
-_MUCH: Final = 4_000_000  # letters
+_ENOUGH: Final = 400_000  # bytes
+_MUCH: Final = 32_000_000  # bytes
 _MOST_LOADS: Final = 10
 _AT_ONCE: Final = 2000
 _PAUSE: Final = 0.005
@@ -172,21 +172,23 @@ class Replica:
         began = await source.position(self.scope)
         position = began.change
         with ThreadPoolExecutor(1) as aside:
-            loaded, asked = aside.submit(self._index.load_texts), self._clock()
+            loaded, asked = aside.submit(self._index.load_waiting), self._clock()
             async for page in source.pages(self.scope, _PAGE, timed=began.timed, embedded=began.embedded):
-                letters, asked = await self._load_page(source, page, asked, aside), self._clock()
-                if letters >= (_ENOUGH if loaded.done() else _MUCH):
+                changes = await source.changes(self.scope, position, _AT_ONCE, 0)
+                if changes is None:
+                    return
+                waiting = await self._load_page(source, page, asked, aside)
+                if changes.documents:
+                    waiting = await self._load_page(source, changes.documents, asked, aside)
+                if waiting >= (_ENOUGH if loaded.done() else _MUCH):
                     await _done(loaded, source)
-                    if (changes := await source.changes(self.scope, position, _AT_ONCE, 0)) is None:
-                        return
-                    await self._load_page(source, changes.documents, asked, aside)
-                    position, asked = changes.number, self._clock()
-                    loaded = aside.submit(self._index.load_texts)
-            await _done(aside.submit(self._index.load_texts), source)
+                    loaded = aside.submit(self._index.load_waiting)
+                position, asked = changes.number, self._clock()
+            await _done(aside.submit(self._index.load_waiting), source)
         self.position = position
 
     async def _load_page(self, source: Source, page: Sequence[Stored], asked: float, aside: Executor) -> int:
-        """Take a page in, all but its texts; how many letters of texts wait now."""
+        """Take a page in; how many bytes of it and others wait now (`Index.load`)."""
         came, went = self._take(source, page, asked)
         if went:
             await _done(aside.submit(self._index.apply, (), went), source)

@@ -115,12 +115,13 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         *,
         min_confidence: float = 0.0,
         limit: int = 100,
+        user_id: str | None = None,
         scope: str = DEFAULT_SCOPE,
     ) -> list[SemanticMemory]:
-        """The facts about a subject, with a predicate, of an object, the surest first."""
+        """The facts about a subject, with a predicate, of an object, of a user, the surest first."""
         parts = {"s": subject, "p": predicate, "o": object}
         tags = frozenset(_part(kind, text) for kind, text in parts.items() if text is not None)
-        best = await self._best(scope, Query(tags=tags), self._standing_of, limit)
+        best = await self._best(scope, Query(tags=tags, user=user_id), self._standing_of, limit)
         read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
         return [one for one in read if one.confidence >= min_confidence]
 

@@ -11,7 +11,7 @@ migration left them say nothing new, and are not migrated again.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from inspect import get_annotations, signature
@@ -32,7 +32,18 @@ from typing_extensions import TypedDict
 
 from redismem.codec import Codec
 from redismem.errors import DecodeError, SchemaError, problems
-from redismem.stores.attribute import KEEP, MEMBER, RANK, Attribute, Attributes, Change, merging, replacing, same
+from redismem.stores.attribute import (
+    KEEP,
+    MEMBER,
+    RANK,
+    Attribute,
+    Attributes,
+    Change,
+    fill_missing,
+    merging,
+    replacing,
+    same,
+)
 from redismem.stores.policy import Max, MaxBy, Union
 
 M = TypeVar("M")
@@ -116,11 +127,14 @@ class Shape(Generic[M]):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def merging(self, record: M | Mapping[str, Any], codec: Codec, *, skip_none: bool = False) -> list[Change]:
+    def merging(
+        self, record: M | Mapping[str, Any], codec: Codec, *, skip_none: bool = False, blank: Container[str] = ()
+    ) -> list[Change]:
         """What a merge of this record writes: of a model, the attributes that were set; of a dataclass, all.
 
-        A mapping has attributes by name. Raises `SchemaError` for what is no attribute or not allowed for it,
-        `EncodeError` for what cannot be stored, `LimitExceeded` for sums beyond 64 bits.
+        A mapping has attributes by name. What is `blank` is written only where nothing is. Raises `SchemaError` for
+        what is no attribute or not allowed for it, `EncodeError` for what cannot be stored, `LimitExceeded` for sums
+        beyond 64 bits.
         """
         if isinstance(record, Mapping):
             given = dict(cast(Mapping[str, Any], record))
@@ -130,7 +144,11 @@ class Shape(Generic[M]):
         values = self._valid(self._some, given)
         if skip_none:
             values = {name: value for name, value in values.items() if value is not None}
-        return [change for name in values for change in merging(self.attributes[name], values, codec)]
+        return [
+            change
+            for name in values
+            for change in (fill_missing if name in blank else merging)(self.attributes[name], values, codec)
+        ]
 
     def told(self, record: M, before: Snapshot[M] | None) -> Attributes:
         """What is to be stored of a whole record: what was told before, is told now, or is not as it was.

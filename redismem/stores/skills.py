@@ -6,12 +6,14 @@ round trips and errors are those of `redismem.stores.documents`.
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Query
 from redismem.search.documents import Documents
+from redismem.stores.arguments import seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
@@ -70,13 +72,25 @@ class SkillOperations(DocumentOperations[SkillMemory]):
         min_score: float = 0.0,
         *,
         tags: Iterable[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
     ) -> list[Result[SkillMemory]]:
-        """The skills that fit best, those that work before those that do not; without a query, the best of all."""
+        """The skills that fit best, those that work before those that do not; without a query, the best of all.
+
+        Of what was told at `since` or later, and before `until`. Raises `ConfigError` for one without a time zone.
+        """
+        asked = Query(
+            text=query or "",
+            tags=all_tags(tags),
+            since=seconds("since", since),
+            until=seconds("until", until),
+            limit=limit,
+            min_score=min_score,
+        )
         if query is not None:
-            asked = Query(text=query, tags=all_tags(tags), limit=limit, min_score=min_score)
             return await self._search(scope, asked)
-        best = await self._best(scope, Query(tags=all_tags(tags)), lambda one: (_rate(one), one.uses), limit)
+        best = await self._best(scope, replace(asked, min_score=0.0), lambda one: (_rate(one), one.uses), limit)
         read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
         return [Result(one, one.success_rate) for one in read if one.success_rate >= min_score]
 

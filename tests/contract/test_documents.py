@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from redismem import AsyncMemory, EpisodicMemory, SemanticMemory, SkillMemory
 from redismem.codec import Codec
@@ -213,7 +214,9 @@ async def test_the_least_used_go_when_there_are_too_many(opened: Callable[..., A
     assert set(await ids(opened(), "bookings")) == kept
 
 
-async def test_what_cannot_be_read_hides_nothing(memory: AsyncMemory, place: Place) -> None:
+async def test_what_cannot_be_read_hides_nothing(
+    memory: AsyncMemory, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     await memory.episodes.add_many([episode(1), episode(2)])
     with place.raw() as raw:
         raw.hset("redismem:scope:{default}:episodes", "e1", b"\xc1")
@@ -223,6 +226,7 @@ async def test_what_cannot_be_read_hides_nothing(memory: AsyncMemory, place: Pla
             raw.hset("redismem:scope:{default}:episodes", f"e{number}", bytes([said[0] + 1]) + said[1:] + wrong)
     assert await ids(memory, "bookings") == ["e2"]
     assert [[one.memory_id for one in batch] async for batch in memory.episodes.stream()] == [["e2"]]
+    assert "scope:{default}:episodes[e1]: cannot be read" in caplog.text
     with pytest.raises(DecodeError, match=r"scope:{default}:episodes\[e1\]"):
         await memory.episodes.get("e1")
     await all_raise(InvalidKey, memory.episodes.add(episode(1), scope=""), memory.episodes.search("x", scope="\ud800"))
@@ -567,6 +571,65 @@ async def test_what_the_model_refuses_is_not_stored(memory: AsyncMemory) -> None
     assert tagged is not None
     read = await memory.episodes.get("e1")  # what means the same is stored as what it means
     assert read == episode(1, created_at=LONG_AGO, tags={"a", "b"}, score=0.5)
+
+
+async def test_what_nobody_would_read_again_is_refused(memory: AsyncMemory) -> None:
+    class Moody(EpisodicMemory):
+        mood: str = "fine"
+
+    class Same(EpisodicMemory):
+        @property
+        def shouted(self) -> str:
+            return self.content.upper()
+
+    with pytest.raises(SchemaError, match="mood"):
+        await memory.episodes.add(Moody(memory_id="e1", content="bookings"))
+    with pytest.raises(ValidationError, match="mood"):
+        EpisodicMemory(content="bookings", mood="fine")  # type: ignore[call-arg]
+    await memory.episodes.add(Same(memory_id="e2", content="bookings"))
+    assert await ids(memory, "bookings") == ["e2"]
+
+
+async def test_what_later_versions_tell_of_a_document_is_passed_over(memory: AsyncMemory, place: Place) -> None:
+    await memory.episodes.add(episode(1))
+    key = "redismem:scope:{default}:episodes"
+    with place.raw() as raw:
+        told = Codec().decode(raw.hget(key, "e1"))
+        raw.hset(key, "e1", Codec().encode(told | {"mood": "fine"}))
+    assert (await memory.episodes.get("e1")).memory_id == "e1"
+    assert await ids(memory, "bookings") == ["e1"]
+
+
+async def test_a_score_below_zero_is_left_out_only_if_that_is_asked(memory: AsyncMemory) -> None:
+    await memory.episodes.add_many([episode(1, score=-1), episode(2, score=0.5)])
+    assert set(await ids(memory)) == {"e1", "e2"}
+    assert await ids(memory, min_score=0.25) == await ids(memory, "  ", min_score=0.25) == ["e2"]
+    assert set(await ids(memory, min_score=-2)) == {"e1", "e2"}
+    for least, count in ((0.0, 2), (0.25, 1)):
+        assert [len(batch) async for batch in memory.episodes.stream(min_score=least)] == [count]
+
+
+async def test_an_update_gives_what_was_stored(memory: AsyncMemory) -> None:
+    await memory.skills.add(SkillMemory(skill_name="s"))
+    await memory.skills.use("s", success=True)
+    updated = await memory.skills.update("s", lambda one: one.model_copy(update={"uses": 100, "tags": ["a", "a"]}))
+    assert updated == await memory.skills.get("s")
+    assert updated is not None
+    assert (updated.uses, updated.tags) == (1, {"a"})
+
+
+async def test_facts_of_a_user_and_skills_of_a_time(memory: AsyncMemory) -> None:
+    for user in ("u1", "u2", None):
+        await memory.semantics.add(fact("Ann", "likes", f"tea of {user}", user_id=user))
+    assert [one.object for one in await memory.semantics.query("ann", user_id="u1")] == ["tea of u1"]
+    assert len(await memory.semantics.query("ann")) == 3
+    for year in (2020, 2021, 2022):
+        await memory.skills.add(SkillMemory(skill_name=f"s{year}", created_at=datetime(year, 1, 1, tzinfo=UTC)))
+    since, until = datetime(2021, 1, 1, tzinfo=UTC), datetime(2022, 1, 1, tzinfo=UTC)
+    for query in (None, "s2020 s2021 s2022"):
+        found = await memory.skills.search(query, since=since, until=until)
+        assert [one.document.skill_name for one in found] == ["s2021"]
+    await all_raise(ConfigError, memory.skills.search(since=datetime(2021, 1, 1)))
 
 
 async def test_facts_of_lone_surrogates_are_refused(memory: AsyncMemory) -> None:

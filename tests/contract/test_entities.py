@@ -268,6 +268,59 @@ async def test_an_identity_that_is_no_text_is_refused(travel: AsyncEntityStore[T
 
 
 @on_servers
+async def test_what_is_no_extraction_is_refused(entities: AsyncEntityStore[SimpleMemory]) -> None:
+    for wrong in ({"contacts": [{"name": "Ann"}]}, [SimpleContact(name="Ann")], Travel(), None):
+        with pytest.raises(SchemaError, match="a SimpleMemory is wanted"):
+            await entities.merge("42", wrong)  # type: ignore[arg-type]
+
+
+@on_servers
+async def test_blank_texts_say_nothing(
+    entities: AsyncEntityStore[SimpleMemory], travel: AsyncEntityStore[Travel], people: AsyncEntityStore[People]
+) -> None:
+    await entities.merge("42", contacts({"id": "7", "name": "Bob", "account_name": "Acme"}))
+    assert await counted(entities, {"id": "", "name": "Bob", "account_name": "  "}) == {"unchanged": 1}
+    assert await known(entities) == [{"id": "7", "name": "Bob", "account_name": "Acme"}]
+    await people.merge("42", People(people=[Person(id="1", name="Ann", city="Oslo")]))
+    for blank in (Person(id=" ", name="ann", city=""), Person(id="1", name="\0 ")):
+        await people.merge("42", People(people=[blank]))
+    (ann,) = (await people.load("42")).people or ()
+    assert (ann.id, ann.name, ann.city) == ("1", "ann", ""), "a user's own model says what a blank city means"
+    await people.merge("42", People(people=[Person(id="2", name="")]))
+    assert [one.id for one in (await people.load("42")).people or ()] == ["1", "2"]
+    assert await people.validate("42") == []
+
+
+@on_servers
+async def test_an_index_that_was_lost_is_told_anew(entities: AsyncEntityStore[SimpleMemory], place: Place) -> None:
+    found = contacts({"id": "7", "name": "Bob"}, {"name": "Ann"})
+    await entities.merge("42", found)
+    with place.raw() as raw:
+        raw.delete(*raw.keys("redismem:entity:*"))
+    assert await entities.find_users(found.contacts[0]) == []
+    problems = {(one.kind, one.message) for one in await entities.validate("42")}
+    assert problems == {("contacts", f"find_users does not find {one}") for one in ("id=7", "key=bob", "key=ann")}
+    assert len(await entities.repair("42")) == 3
+    assert await entities.validate("42") == []
+    for one in found.contacts:
+        assert await entities.find_users(one) == ["42"]
+
+
+@on_servers
+async def test_a_name_that_was_lost_leads_to_its_record_again(
+    entities: AsyncEntityStore[SimpleMemory], place: Place
+) -> None:
+    await entities.merge("42", contacts({"id": "7", "name": "Bob"}))
+    with place.raw() as raw:
+        raw.hdel(CONTACTS, "key=bob")
+    (problem,) = await entities.validate("42")
+    assert problem.message == "key=bob should lead to this record"
+    assert await entities.repair("42") == [problem]
+    assert await entities.validate("42") == []
+    assert await counted(entities, {"name": "BOB"}) == {"updated": 1}
+
+
+@on_servers
 async def test_in_a_batch_and_forgotten(memory: AsyncMemory, place: Place) -> None:
     async with memory.batch() as batch:
         handles = [batch.entities.merge("42", contacts({"name": "Ann", "id": "7"})) for _ in range(3)]

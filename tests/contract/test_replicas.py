@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from redismem import AsyncMemory, EpisodicMemory
-from redismem.search import Index
+from redismem.codec import Codec
+from redismem.search import Documents, Index
 from redismem.stores.collection import Collection, Stored
+from redismem.stores.episodes import EpisodeOperations
 from tests.contract.flavours import Place, on_servers
 
 pytestmark = on_servers
@@ -99,6 +101,39 @@ async def test_what_changes_while_a_scope_is_read_is_there_as_it_is_now(
         assert len(found) > 50
 
 
+async def test_a_few_damaged_documents_cost_little(
+    opened: Callable[..., AsyncMemory], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is decoded once, and the others go on together."""
+    writer, reader = opened(), opened()
+    await writer.episodes.add_many(episodes(0, 1000))
+    key = "redismem:scope:{default}:episodes"
+    with place.raw() as raw:
+        for number in (3, 444, 999):
+            told = Codec().decode(raw.hget(key, f"e{number}"))
+            raw.hset(key, f"e{number}", Codec().encode(told | {"importance": "much"}))
+    tables, decoded, documents, attributes = 0, 0, EpisodeOperations.documents, EpisodeOperations.attributes
+
+    def counted(self: EpisodeOperations, *args: Any) -> Documents:
+        nonlocal tables
+        tables += 1
+        return documents(self, *args)
+
+    def decoding(self: EpisodeOperations, data: bytes) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return attributes(self, data)
+
+    monkeypatch.setattr(EpisodeOperations, "documents", counted)
+    monkeypatch.setattr(EpisodeOperations, "attributes", decoding)
+    assert len(await reader.episodes.search("river", limit=1)) == 1
+    assert decoded <= 1001 + 50, "the server may give some twice"
+    assert tables < 100
+    monkeypatch.undo()
+    found = {one.document.memory_id for one in await reader.episodes.search("river", limit=1000)}
+    assert found == {f"e{number}" for number in range(1000)} - {"e3", "e444", "e999"}
+
+
 async def test_much_is_taken_in_by_a_thread_while_the_rest_is_read(
     opened: Callable[..., AsyncMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,13 +143,13 @@ async def test_much_is_taken_in_by_a_thread_while_the_rest_is_read(
     monkeypatch.setattr("redismem.stores.replica._MUCH", 1)
     said = [EpisodicMemory(memory_id=f"e{number}", content=f"river bird{number} " + "x" * 80) for number in range(1000)]
     await writer.episodes.add_many(said)
-    where, load_texts = list[threading.Thread](), Index.load_texts
+    where, load_waiting = list[threading.Thread](), Index.load_waiting
 
     def noted(self: Index) -> None:
         where.append(threading.current_thread())
-        load_texts(self)
+        load_waiting(self)
 
-    monkeypatch.setattr(Index, "load_texts", noted)
+    monkeypatch.setattr(Index, "load_waiting", noted)
     assert await ids(reader, "bird777") == ["e777"]
     assert threading.main_thread() not in where
     assert len(where) >= 3

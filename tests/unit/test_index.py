@@ -2,6 +2,7 @@
 
 import random
 import threading
+import tracemalloc
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -149,7 +150,7 @@ def test_texts_that_could_not_be_taken_in_still_wait(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(Database, "execute", _full)
         with pytest.raises(MemoryError):
-            index.load_texts()
+            index.load_waiting()
     index.load(Documents(["2"], ["lantern"]))
     assert [ids(index.search(Query(word))) for word in WORDS] == [[], [], ["1"], ["2"]]
 
@@ -168,7 +169,7 @@ def test_documents_load_while_texts_are_taken_in(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Texts, "apply", slow)
     index.load(Documents(["1", "2"], ["river", "bird"]))
-    thread = threading.Thread(target=index.load_texts)
+    thread = threading.Thread(target=index.load_waiting)
     thread.start()
     assert going.wait(60)
     index.load(Documents(["2", "3"], ["lantern", "stone"]))
@@ -252,6 +253,17 @@ def test_a_damaged_document_changes_nothing(damage: dict[str, Any]) -> None:
         with pytest.raises(TypeError):
             index.apply(documents, ["1"])
         assert ids(index.search(Query())) == ids(index.search(Query("river"))) == ["1"]
+
+
+def test_damage_of_one_costs_the_others_nothing() -> None:
+    """An array of numbers and one long text would take as much for each of them."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(TypeError):
+            Documents([str(number) for number in range(1000)], ["river"] * 1000, score=[0.0] * 999 + ["x" * 100_000])  # type: ignore[list-item]
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("vector", [[1.0], [1.0, float("nan")], [[1.0, 2.0]], []])
