@@ -440,7 +440,7 @@ def look(memory: Memory) -> None:
     read_states(memory)
     read_preferences(memory)
     read_temporal(memory)
-    memory.entities.load("42")
+    memory.entities.load("42"), memory.entities.validate("42")
     memory.entities.find_users(SimpleContact(name="Ann"))
     memory.records("lead", Lead).get_all("42")
     memory.episodes.search("Lisboa")
