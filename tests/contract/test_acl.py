@@ -474,6 +474,7 @@ def prepare(guarded: Guarded) -> None:
         memory.temporal.put("42", "code", 1, 100)
         memory.episodes.add(EpisodicMemory(content="to Lisboa"), ttl=100)
         memory.skills.add(SkillMemory(skill_name="book"))
+        memory.entities.merge("42", SimpleMemory(contacts=[SimpleContact(name="Ann")]))
         while memory.sessions.load("r", "brief", "k") is not None:
             pass
 
