@@ -52,7 +52,9 @@ class Name(Generic[F]):
 
     def call(self, store: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the operation of this store."""
-        return getattr(store, self._body.__name__)(*args, **{self._parameters.get(k, k): v for k, v in kwargs.items()})
+        if self._parameters:
+            kwargs = {self._parameters.get(name, name): value for name, value in kwargs.items()}
+        return getattr(store, self._body.__name__)(*args, **kwargs)
 
     def _signature(self) -> inspect.Signature:
         theirs = {ours: name for name, ours in self._parameters.items()}
@@ -140,6 +142,7 @@ class NamedBatch:
             self._enlisted.append(Enlisted(named.call(self._store, *args, **kwargs), named.result))
             return self._enlisted[-1]
 
+        setattr(self, name, enlist)  # it is found sooner the next time
         return enlist
 
     def check(self) -> None:
@@ -158,7 +161,8 @@ class Enlisted:
         self._result = result
 
     def __await__(self) -> Generator[Any, None, Self]:
-        return self._itself().__await__()
+        yield from ()
+        return self
 
     def result(self) -> Any:
         """See `Handle.result`."""
@@ -167,9 +171,6 @@ class Enlisted:
     def error(self) -> BaseException | None:
         """See `Handle.error`."""
         return self._handle.error()
-
-    async def _itself(self) -> Self:
-        return self
 
 
 def named(operation: op[P, R], **parameters: str) -> tuple[Awaited[P, R], Plain[P, R]]:

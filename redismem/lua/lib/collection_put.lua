@@ -23,6 +23,14 @@ local function lengthen(id, left, ttl)
   note('put', id)
 end
 
+local first_uses = {}  -- together they take half the time
+
+local function note_first_uses()
+  for from = 1, #first_uses, 2000 do
+    call('ZADD', use, unpack(first_uses, from, math.min(from + 1999, #first_uses)))
+  end
+end
+
 local function put(id, document, ttl, rank, uses, expected, vector)
   local there = fields_ttl(docs, dl, now, id)
   if expected ~= '' and call('HGET', docs, id) ~= expected then return '0' end
@@ -38,7 +46,10 @@ local function put(id, document, ttl, rank, uses, expected, vector)
   fresh[id] = true
   if ttl > 0 then call('HSET', meta, 'timed', '1') end
   if rank ~= '' then call('HSET', meta, 'rank:' .. id, rank) end
-  if not there then call('ZADD', use, string.format('%.0f', now + span * math.log(uses)), id) end
+  if not there then
+    first_uses[#first_uses + 1] = string.format('%.0f', now + span * math.log(uses))
+    first_uses[#first_uses + 1] = id
+  end
   note('put', id)
   return there and '2' or '1'
 end
@@ -59,6 +70,7 @@ local function put_all(first)
     local ttl, uses = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 4])
     outcomes[#outcomes + 1] = put(ARGV[i], ARGV[i + 1], ttl, ARGV[i + 3], uses, ARGV[i + 5], ARGV[i + 6])
   end
+  note_first_uses()
   sweep()
   make_room()
   return outcomes
