@@ -282,12 +282,11 @@ class EntityOperations(Effects, Generic[S]):
 
     async def _untold(self, user_id: str, fields: Mapping[str, Mapping[bytes, bytes]]) -> list[Problem]:
         """Identities that lead to a record, while the index does not know it."""
-        leading = [
-            (kind.name, identity.decode(errors="backslashreplace"), number)
-            for kind in self._kinds
-            for identity, number in _pointers(fields[kind.name]).items()
-            if number in _whole(fields[kind.name], ())
-        ]
+        leading = list[tuple[str, str, str]]()
+        for kind in self._kinds:
+            numbers = _numbers(fields[kind.name])
+            pointers = _pointers(fields[kind.name]).items()
+            leading += ((kind.name, one.decode(errors="backslashreplace"), to) for one, to in pointers if to in numbers)
         asked = [("SISMEMBER", self._keys.entity_users(kind, identity), user_id) for kind, identity, _ in leading]
         told = _checked(await self._link.pipeline(asked)) if asked else ()
         return [
@@ -354,7 +353,7 @@ class EntityOperations(Effects, Generic[S]):
     ) -> Iterator[Problem]:
         """Identities that lead nowhere, and records to which none leads."""
         for kind in self._kinds:
-            numbers, pointers = {str(number) for number in _records(fields[kind.name])}, _pointers(fields[kind.name])
+            numbers, pointers = _numbers(fields[kind.name]), _pointers(fields[kind.name])
             for identity, number in pointers.items():
                 if number not in numbers:
                     name = identity.decode(errors="backslashreplace")
@@ -451,9 +450,9 @@ def _pointers(fields: Mapping[bytes, bytes]) -> dict[bytes, str]:
     }
 
 
-def _whole(fields: Mapping[bytes, bytes], damaged: Iterable[str]) -> set[str]:
-    """The numbers of the records that are not damaged."""
-    return {str(number) for number in _records(fields)}.difference(damaged)
+def _numbers(fields: Mapping[bytes, bytes]) -> set[str]:
+    """The numbers of the records, as pointers have them."""
+    return set(map(str, _records(fields)))
 
 
 def _mending(
@@ -461,7 +460,7 @@ def _mending(
 ) -> Iterator[tuple[str, str, list[tuple[Argument, Argument]]]]:
     """The steps of entity_repair.lua for one kind: what, the number of a record, and pairs."""
     records, pointers, gone = _records(fields), _pointers(fields), set(damaged)
-    whole = _whole(fields, gone)
+    whole = _numbers(fields) - gone
     for number in gone:
         yield "aside", number, [(f"{number}.".encode() + name, data) for name, data in records[int(number)].items()]
     stray = {identity: number for identity, number in pointers.items() if number not in whole}

@@ -307,6 +307,23 @@ async def test_an_index_that_was_lost_is_told_anew(entities: AsyncEntityStore[Si
 
 
 @on_servers
+async def test_looking_after_many_entities_takes_each_once(
+    entities: AsyncEntityStore[SimpleMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await entities.merge("42", contacts(*({"id": str(number), "name": f"Ann {number}"} for number in range(300))))
+    records, looks = entities_module._records, 0
+
+    def counted(fields: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return records(fields)
+
+    monkeypatch.setattr(entities_module, "_records", counted)
+    assert await entities.validate("42") == await entities.repair("42") == []
+    assert looks <= 10 * len(SimpleMemory.model_fields)
+
+
+@on_servers
 async def test_a_name_that_was_lost_leads_to_its_record_again(
     entities: AsyncEntityStore[SimpleMemory], place: Place
 ) -> None:
