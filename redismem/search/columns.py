@@ -114,8 +114,9 @@ class Columns:
         self._free = [row for row in self._free if row not in free] if free else self._free
         into, columns = np.asarray(rows, np.int64), self._columns
         self._leave(into)
-        for name in ("at", "order", "importance", "score"):
+        for name in ("at", "order", "score"):
             columns[name][into] = getattr(documents, name)
+        columns["importance"][into] = np.clip(documents.importance, 0, 1)
         columns["success"][into] = [success is True for success in documents.success]
         columns["length"][into] = [text.count(" ") + 1 for text in documents.text]
         columns["text_hash"][into] = hashes
@@ -182,14 +183,17 @@ class Columns:
         return np.logical_and.reduce([self["alive"], *passes]) if passes else None
 
     def windows(self, rows: Rows) -> Rows:
-        """For each row: the rows from `REACH` before it to `REACH` after it; 0 where the conversation ends."""
+        """The rows that are `REACH` before each one, and so on, to those `REACH` after it; 0: the conversation ends.
+
+        A line for each step, which numpy reads in two thirds of the time that a line for each row takes.
+        """
         self._link()
         before, after = self["before"], self["after"]
-        found = np.empty((len(rows), 2 * REACH + 1), np.int64)
-        found[:, REACH] = rows
+        found = np.empty((2 * REACH + 1, len(rows)), np.int64)
+        found[REACH] = rows
         for step in range(REACH):
-            found[:, REACH - step - 1] = before[found[:, REACH - step]]
-            found[:, REACH + step + 1] = after[found[:, REACH + step]]
+            found[REACH - step - 1] = before[found[REACH - step]]
+            found[REACH + step + 1] = after[found[REACH + step]]
         return found
 
     @property

@@ -49,10 +49,13 @@ def mentioned(text: str, now: float, oldest: float) -> list[Interval]:
     except (OverflowError, ValueError, OSError):
         return []
     found: list[Interval] = []
+
+    def understand(match: re.Match[str]) -> str:
+        found.extend(_intervals(match.groupdict(), today, first))
+        return " "  # what was understood as a whole is not looked at in parts
+
     for pattern in _PATTERNS:
-        for match in pattern.finditer(text):
-            found.extend(_intervals(match.groupdict(), today, first))
-        text = pattern.sub(" ", text)  # what was understood as a whole is not looked at in parts
+        text = pattern.sub(understand, text)
     return found
 
 

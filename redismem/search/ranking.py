@@ -4,6 +4,7 @@
 relevant and never make anything relevant. docs/search.md explains each weight.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -59,22 +60,22 @@ class Weights:
 
     @property
     def reach(self) -> Scores:
-        """Weights of a window, from the second document before to the second one after."""
-        return np.array((*reversed(self.before), 1.0, *self.after))
+        """Weights of a window, from the second document before to the second one after: a line for each."""
+        return np.array((*reversed(self.before), 1.0, *self.after))[:, np.newaxis]
 
 
 def rarity(count: int, holding: float) -> float:
     """BM25's weight of a word that is in `holding` of `count` texts."""
-    return float(np.log1p((max(count - holding, 0) + 0.5) / (holding + 0.5)))
+    return math.log1p((max(count - holding, 0) + 0.5) / (holding + 0.5))
 
 
 def turns(words: Words, windows: Rows, length: NDArray[Any], mean: float, by: Weights) -> Scores:
     """BM25 of documents with their neighbours, relative to the highest there is."""
-    weights = by.reach / (1 - by.length + by.length * length[windows] / (mean or 1.0))
-    is_there, found = np.zeros(len(length), np.bool_), np.zeros(len(windows))
+    weights = by.reach / (1 - by.length + by.length * length.take(windows) / (mean or 1.0))
+    is_there, found = np.zeros(len(length), np.bool_), np.zeros(windows.shape[1])
     for rows, weight in words:
         is_there[rows] = True
-        amount = np.einsum("ij,ij->i", is_there[windows], weights)
+        amount = np.einsum("ij,ij->j", is_there.take(windows), weights)
         is_there[rows] = False
         found += weight * amount / (amount + by.saturation)
     return found / (sum(weight for _, weight in words) or 1.0)
@@ -89,8 +90,9 @@ def sessions(words: Words, session: NDArray[Any], lengths: Scores, of: NDArray[A
     )
     for rows, _ in words:
         counts = np.bincount(session[rows], minlength=len(lengths))
-        weight = rarity(there, int(np.count_nonzero(counts[1:])))
-        amount = np.where(of > 0, counts[of], 0)
+        counts[0] = 0
+        weight = rarity(there, int(np.count_nonzero(counts)))
+        amount = counts.take(of)
         found += weight * amount / (amount + norms)
         total += weight
     return found / (total or 1.0)
@@ -98,10 +100,10 @@ def sessions(words: Words, session: NDArray[Any], lengths: Scores, of: NDArray[A
 
 def in_context(cosines: Scores, windows: Rows, by: Weights) -> Scores:
     """Each one's cosine, and to a share the highest among its neighbours', by their distance."""
-    around = by.reach.copy()
-    around[len(around) // 2] = 0
-    near = cosines[windows].astype(np.float64)
-    own, highest = near[:, len(around) // 2], (near * around).max(axis=1)
+    around, middle = by.reach, len(windows) // 2
+    around[middle] = 0
+    near = cosines.take(windows).astype(np.float64)
+    own, highest = near[middle], (near * around).max(axis=0)
     return np.asarray(np.minimum(own * (1 - by.vector_context) + highest * by.vector_context, 1), np.float64)
 
 
@@ -125,15 +127,16 @@ def in_time(at: Scores, intervals: Iterable[Interval]) -> Scores:
 
 def recency(at: Scores, now: float, by: Weights) -> Scores:
     """Halved every `half_life` seconds before `now`."""
-    return np.asarray(0.5 ** (np.maximum(now - at, 0) / by.half_life))
+    return np.asarray(np.exp2(np.minimum(at - now, 0) / by.half_life))
 
 
 def together(parts: Mapping[str, Scores], lifts: Mapping[str, Scores], by: Weights, count: int) -> Scores:
     """The score: the weighted mean of the parts, 1 without any, times the lifts; 0 to 1."""
     weights = {name: getattr(by, name) for name in (*parts, *lifts)}
+    whole = sum(weights[name] for name in parts) or 1.0
     score = np.zeros(count) if parts else np.ones(count)
     for name, part in parts.items():
-        score += part * (weights[name] / (sum(weights[part] for part in parts) or 1.0))
+        score += part * (weights[name] / whole)
     for name, lift in lifts.items():
-        score = score * ((1 + weights[name] * lift) / (1 + weights[name]))
-    return np.clip(score, 0, 1)
+        score *= (1 + weights[name] * lift) / (1 + weights[name])
+    return score.clip(0, 1)

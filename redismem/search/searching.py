@@ -197,7 +197,7 @@ class Search:
         if self._intervals:
             lifts["time"] = ranking.in_time(at, self._intervals)
         lifts["recency"] = ranking.recency(at, self._now, self._weights)
-        lifts["importance"] = np.clip(columns["importance"][rows].astype(np.float64), 0, 1)
+        lifts["importance"] = columns["importance"][rows].astype(np.float64)
         return lifts
 
     def _answers(self, rows: Rows, scores: Scores, expected: re.Pattern[str]) -> Scores:
@@ -209,20 +209,16 @@ class Search:
 
     def _listed(self, rows: Rows, scores: Scores, parts: dict[str, Scores]) -> list[Hit]:
         """The best, as hits; of those with one score the newest first, and then by id."""
-        ids, at, query = self._columns.ids, self._columns["at"], self._query
-
-        def rank(place: int) -> tuple[float, float, str]:
-            return -float(scores[place]), -float(at[rows[place]]), ids[int(rows[place])]
-
-        keep = np.flatnonzero(scores >= query.min_score)
+        keep = scores >= self._query.min_score
         if self._words or self._cosines is not None:
-            keep = keep[scores[keep] > 0]
-        best: list[int] = keep[self._best(rows[keep], query.limit, scores[keep].__getitem__)].tolist()
-        best.sort(key=rank)
-        return [
-            Hit(ids[int(rows[place])], float(scores[place]), {name: float(part[place]) for name, part in parts.items()})
-            for place in best
-        ]
+            keep &= scores > 0
+        kept = np.flatnonzero(keep)
+        best = kept[self._best(rows[kept], self._query.limit, scores[kept].__getitem__)]
+        found: list[int] = rows[best].tolist()
+        ids, age = [self._columns.ids[row] for row in found], -self._columns["at"][found]
+        made = zip(*(part[best].tolist() for part in parts.values()), strict=True)
+        ranked = sorted(zip((-scores[best]).tolist(), age.tolist(), ids, made, strict=True))
+        return [Hit(id_, -score, dict(zip(parts, values, strict=True))) for score, _, id_, values in ranked]
 
 
 def _different(rows: Rows, count: int) -> Rows:

@@ -282,8 +282,11 @@ class Collection(Effects, Generic[D]):
         try:
             attributes = self.attributes(data)
             if isinstance(attributes, dict):  # a later version of the model may have more
-                attributes = {name: attributes[name] for name in self.model.model_fields if name in attributes}
-            return self.model.model_validate(attributes)
+                known = cast(dict[str, Any], attributes)
+                for name in known.keys() - self.model.model_fields.keys():
+                    del known[name]
+            document: D = self.model.__pydantic_validator__.validate_python(attributes)
+            return document
         except DecodeError as error:
             problem = error.message
         except ValidationError as error:
