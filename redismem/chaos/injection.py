@@ -8,7 +8,7 @@ always does: retries what it may, as often as its settings say, and raises `Unav
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import repeat
@@ -20,7 +20,7 @@ from redismem.link.cluster import ClusterLink
 from redismem.link.faults import Fault
 from redismem.memory import AsyncMemory, Memory
 
-Exchange = Callable[..., Coroutine[Any, Any, Any]]
+Exchange = Callable[..., Awaitable[Any]]
 
 
 class Fate(Enum):

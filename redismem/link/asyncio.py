@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeVar
 
@@ -49,17 +49,15 @@ class AsyncLink(Link):
         self._finalizer.atexit = False
         _links.add(self)
 
-    async def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> list[Reply]:
+    def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> Awaitable[list[Reply]]:
         """See `Link.exchange`. The channel's reader notices a dead connection at once, so `fresh` asks nothing more.
 
         What blocks has a connection of its own, so that it holds nobody else up.
         """
         if blocks:
-            return await self._exchange_alone(commands, blocks)
+            return self._exchange_alone(commands, blocks)
         channel = self._channel()
-        while channel.is_full():
-            await channel.room()
-        return await channel.submit(commands)
+        return self._exchange_later(channel, commands) if channel.is_full() else channel.submit(commands)
 
     async def features(self) -> Features:
         """See `Link.features`: tasks that need the answer at once ask together, once for each loop."""
@@ -104,6 +102,11 @@ class AsyncLink(Link):
         self.traffic.restart()
         self._lock = threading.Lock()
         self._channels = {}
+
+    async def _exchange_later(self, channel: "_Channel", commands: Sequence[Command]) -> list[Reply]:
+        while channel.is_full():
+            await channel.room()
+        return await channel.submit(commands)
 
     async def _exchange_alone(self, commands: Sequence[Command], blocks: float) -> list[Reply]:
         self.traffic.count_exchanges(1, len(commands))
@@ -373,7 +376,7 @@ class _Channel:
         return pieces
 
     async def _read(self, connection: AbstractConnection) -> None:
-        flying = self._flying
+        flying, fails_over = self._flying, self._endpoint.fails_over
         while True:
             try:
                 reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
@@ -383,7 +386,7 @@ class _Channel:
             if call.take(reply):
                 flying.popleft()
                 self._done_with(call)
-            if self._endpoint.fails_over:
+            if fails_over:
                 self._notice(reply)
 
     def _notice(self, reply: Reply) -> None:

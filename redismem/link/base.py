@@ -12,7 +12,7 @@ as applying it once (``retry=True``). Between attempts the link waits, longer ea
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -128,6 +128,7 @@ class Link(ABC):
         self.endpoint = endpoint
         self.patience = patience
         self.traffic = traffic or Traffic()
+        self._refusals = _REFUSALS_OF_MANY if endpoint.fails_over else _REFUSALS
         self.closed = False
         self.known: Features | None = None
 
@@ -135,12 +136,13 @@ class Link(ABC):
         return f"<{type(self).__name__} {self.endpoint.name}>"
 
     @abstractmethod
-    async def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> list[Reply]:
+    def exchange(self, commands: Sequence[Command], *, fresh: bool, blocks: float = 0.0) -> Awaitable[list[Reply]]:
         """Send all commands in one write and read one reply for each; error replies are items of the list.
 
         `fresh` asks for a connection known to be alive, for commands that may not be sent twice. `blocks` is for how
         many seconds the server may hold the connection up before it answers.
-        Raises `Fault` when the connection cannot be made or breaks.
+        Raises `Fault` when the connection cannot be made or breaks. What is raised may be raised at once, before
+        anything is awaited: a coroutine of its own would be a twentieth of an asyncio call.
         """
 
     @abstractmethod
@@ -199,7 +201,7 @@ class Link(ABC):
                 if not (retry or fault.unsent) or not tries.another(fault.cause):
                     raise fault.as_error(self.endpoint.name, applied_unknown=sent) from fault.cause
             else:
-                if not self._is_refused(replies, retry):
+                if self._refusals.isdisjoint(map(type, replies)) or not self._may_repeat(replies, retry):
                     return replies
                 tries = tries or self.tries()
                 if not tries.another():
@@ -217,12 +219,9 @@ class Link(ABC):
         """The attempts of a call that begins to fail now."""
         return Tries(self.patience, failover=self.endpoint.fails_over)
 
-    def _is_refused(self, replies: Sequence[Reply], retry: bool) -> bool:
+    def _may_repeat(self, replies: Sequence[Reply], retry: bool) -> bool:
         """Whether the server did nothing of what it was asked, or nothing that may not be done again."""
-        refusals = _REFUSALS_OF_MANY if self.endpoint.fails_over else _REFUSALS
-        if refusals.isdisjoint(map(type, replies)):
-            return False
-        return retry or all(type(reply) in refusals for reply in replies)
+        return retry or all(type(reply) in self._refusals for reply in replies)
 
     async def transaction(
         self, commands: Sequence[Command], *, retry: bool = True, durable: Receipt | None = None
@@ -246,6 +245,8 @@ class Link(ABC):
 
 def packed(commands: Sequence[Command]) -> list[bytes]:
     """The commands in the server's protocol, in pieces for one write. A large argument is a piece, not a copy."""
+    if len(commands) == 1 and not _has_large(commands[0]):  # as most are
+        return [_pack(commands[0])]
     pieces: list[bytes] = []
     small: list[bytes] = []
     for command in commands:

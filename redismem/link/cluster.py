@@ -17,7 +17,7 @@ import functools
 import random
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -465,7 +465,7 @@ class AsyncClusterLink(ClusterLink[AsyncLink]):
         return await asyncio.to_thread(work)
 
 
-async def _outcome(exchange: Coroutine[Any, Any, list[Reply]]) -> list[Reply] | Fault:
+async def _outcome(exchange: Awaitable[list[Reply]]) -> list[Reply] | Fault:
     try:
         return await exchange
     except Fault as fault:

@@ -35,7 +35,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from redismem.cache.kept import Kept
 from redismem.cache.l1 import L1
-from redismem.cache.reads import Fetched, is_anything_kept
+from redismem.cache.reads import Fetched, Reads, is_anything_kept
 from redismem.coordination.fence import Fence, Fenced, fence_of
 from redismem.durability import NOWHERE, Durability, Receipt
 from redismem.errors import (
@@ -366,7 +366,7 @@ class SessionOperations(Store):
         """
         guard = _guard(user_id, fence)
         name = self._keys.session_namespace(session_id, namespace)
-        current = (await self._read(session_id, namespace, name, (field(key),), user_id))[0]
+        ((current,), _) = await self._read(session_id, namespace, name, (field(key),), user_id)
         for attempt in range(self._settings.update_attempts):
             before = copy.deepcopy(default) if current is None else self._decoded(current, session_id, namespace, key)
             value = await settle(fn(before))
@@ -493,7 +493,7 @@ class SessionOperations(Store):
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _must_refresh(self) -> bool:
         """Whether reads count as activity."""
         return self._settings.refresh_on_read and self._settings.session_ttl is not None
@@ -513,7 +513,7 @@ class SessionOperations(Store):
         """What may answer without further ado."""
         return None if self._l1 is None or self._must_refresh else self._l1.l1
 
-    async def _look(
+    def _look(
         self,
         session_id: str,
         namespace: str,
@@ -522,22 +522,35 @@ class SessionOperations(Store):
         fresh: bool,
         *,
         asked: bool = False,
-    ) -> tuple[Any, float | None]:
+    ) -> Coroutine[Any, Any, tuple[Any, float | None]]:
         """These fields' items, of none given items by field, and how stale; from L1, if it was not `asked` before."""
         l1, name = self._l1, self._keys.session_namespace(session_id, namespace)
         if l1 is not None and user_id is None:
-            fetch = partial(self._fetch, session_id, namespace, name, fields)
-            seen = None if asked or fresh else l1.at_hand(name, fields, fetch)
-            if seen is None and l1.keeps(name, fields):
-                seen = await l1.read(name, fields, fetch, fresh=fresh)
-            if seen is not None:
-                if self._must_refresh:
-                    await self._refresh(session_id)
-                return seen
-        elif l1 is not None:
+            return self._look_near(l1, session_id, namespace, name, fields, fresh, asked)
+        if l1 is not None:
             l1.bypassed += 1
-        found = await self._read(session_id, namespace, name, fields, user_id)
-        return found if fields else by_field(found), None
+        return self._read(session_id, namespace, name, fields, user_id)
+
+    async def _look_near(
+        self,
+        l1: Reads,
+        session_id: str,
+        namespace: str,
+        name: str,
+        fields: tuple[bytes, ...],
+        fresh: bool,
+        asked: bool,
+    ) -> tuple[Any, float | None]:
+        """As `_look`, with L1."""
+        fetch = partial(self._fetch, session_id, namespace, name, fields)
+        seen = None if asked or fresh else l1.at_hand(name, fields, fetch)
+        if seen is None and l1.keeps(name, fields):
+            seen = await l1.read(name, fields, fetch, fresh=fresh)
+        if seen is None:
+            return await self._read(session_id, namespace, name, fields, None)
+        if self._must_refresh:
+            await self._refresh(session_id)
+        return seen
 
     async def _fetch(self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...]) -> Fetched:
         """The raw values of these fields, of none given of all by field, and for how long they live; one round trip."""
@@ -558,8 +571,8 @@ class SessionOperations(Store):
 
     async def _read(
         self, session_id: str, namespace: str, name: str, fields: tuple[bytes, ...], user_id: str | None
-    ) -> Sequence[bytes | None]:
-        """The raw values of these fields; of none given, field and value of all."""
+    ) -> tuple[Any, None]:
+        """The raw values of these fields, of none given of all by field, from the server: not stale."""
         tier = (self._link.known or await self._link.features()).tier
         found: Sequence[bytes | None]
         if tier is ExpiryTier.DEADLINES:
@@ -571,7 +584,7 @@ class SessionOperations(Store):
             found = [reply] if len(fields) == 1 else reply
         if self._must_refresh:
             await self._refresh(session_id)
-        return found
+        return found if fields else by_field(found), None
 
     def _guarded(self, session_id: str, user_id: str | None, command: Command) -> Coroutine[Any, Any, Reply]:
         """The reply to a reading command, if the session is the user's."""
@@ -937,9 +950,9 @@ class SessionBatch(SessionOperations, BatchedStore):
 
 def _reading(name: str, fields: tuple[bytes, ...]) -> Command:
     """The command that reads these fields, or all, on servers that expire fields themselves."""
-    if not fields:
-        return ("HGETALL", name)
-    return ("HGET", name, *fields) if len(fields) == 1 else ("HMGET", name, *fields)
+    if len(fields) == 1:
+        return ("HGET", name, fields[0])
+    return ("HMGET", name, *fields) if fields else ("HGETALL", name)
 
 
 def _plain_save(tier: ExpiryTier, name: str, pairs: Sequence[bytes], ttl_ms: int) -> Iterator[Command]:
