@@ -129,13 +129,14 @@ def test_what_was_read_by_name_and_expired_is_read_again(server: Server) -> None
 
     def work(t: Attempt) -> None:
         found.append(t.sessions.load("s", "n", "brief"))
+        memory.sessions.expire("s", "n", "brief", 0.01)
         while memory.sessions.load("s", "n", "brief") is not None:
             time.sleep(0.005)
         memory.sessions.save("s", "n", f"other{len(found)}", 1)
         t.sessions.save("s", "n", "seen", found[-1])
 
     with Memory(server.url) as memory:
-        memory.sessions.save("s", "n", "brief", 1, ttl=0.05)
+        memory.sessions.save("s", "n", "brief", 1)
         memory.transaction("s").run(work)
         assert found == [1, None]
         assert memory.sessions.get_all("s", "n") == {"seen": None, "other1": 1, "other2": 1}
