@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from redismem.search import wording
 from redismem.search.columns import Columns
 from redismem.search.document import Document, Hit, Query, Vector
 from redismem.search.documents import Documents
@@ -100,6 +101,11 @@ class Index:
             with self._lock:
                 waiting, self._waiting = self._waiting, Waiting()
             self._take_in(waiting)
+
+    def nameless(self, question: str) -> str:
+        """A question as an embedder is to see it: without the names of those who speak in these documents."""
+        with self._alone():
+            return wording.nameless(question, self._columns.bearers)
 
     def search(self, query: Query) -> list[Hit]:
         """The best documents first, `limit` at most, of at least `min_score`. Raises `SchemaError` for a bad vector."""

@@ -31,8 +31,13 @@ Rows = NDArray[np.int64]
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, as written; composed, as marks by themselves are no letters."""
-    return _WORD.findall(text if text.isascii() else unicodedata.normalize("NFC", text))
+    """The words of a text, as written."""
+    return _WORD.findall(composed(text))
+
+
+def composed(text: str) -> str:
+    """A text whose letters have their marks with them, as marks by themselves are no letters."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 class Stemmer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from redismem.search.texts import Stemmer, words
+from redismem.search.texts import Stemmer, composed, words
 
 _STOP_WORDS: Final = frozenset(
     [
@@ -197,6 +197,7 @@ life lives|wife wives|knife knives|leaf leaves|wolf wolves|half halves|one 1|two
 eight 8|nine 9|ten 10|twelve 12|mom mum mother|dad father|grandma grandmother|grandpa grandfather|kid child children|
 tv television|photo photograph picture|movie film|bike bicycle|phone telephone"""
 _WORDS_TO_A_STEM: Final = 8
+_NAMELIKE: Final = re.compile(r"([^\W_]+)(?:['\u2019]s\b)?")
 _EXPECTED: Final = (
     (
         re.compile(r"\b(?:when|how long|what (?:time|date|day|month|year)|which (?:date|day|month|year))\b", re.I),
@@ -236,6 +237,16 @@ def read(question: str, bearers: Callable[[str], Collection[int]], stemmer: Stem
     content = [word for word in bare if word not in named and word not in _STOP_WORDS]
     expected = next((answer for asks, answer in _EXPECTED if asks.search(question)), None)
     return Wording(_terms(content or bare, stemmer, most), frozenset[int]().union(*named.values()), expected)
+
+
+def nameless(question: str, bearers: Callable[[str], Collection[int]]) -> str:
+    """The question without the names of those who speak, for an embedder.
+
+    Who speaks is scored by itself, and the texts that are most like a question with a name in it are those that
+    address somebody by that name. A question that is nothing but names stays as it is.
+    """
+    left = _NAMELIKE.sub(lambda match: "" if bearers(match[1].lower()) else match[0], composed(question))
+    return left if words(left) else question
 
 
 def _terms(given: Sequence[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:

@@ -273,7 +273,7 @@ class DocumentOperations(Collection[D], Generic[D]):
     async def _search(self, scope: str, query: Query) -> list[Result[D]]:
         _check(query)
         replica = await self._synced(scope)
-        found = replica.search(replace(query, vector=await self._meant(query.text)))
+        found = replica.search(replace(query, vector=await self._meant(replica, query.text)))
         results = [
             Result(document, hit.score)
             for stored, hit in found
@@ -282,12 +282,12 @@ class DocumentOperations(Collection[D], Generic[D]):
         self.used(scope, [stored.id for stored, _ in found])
         return results
 
-    async def _meant(self, text: str) -> Vector | None:
+    async def _meant(self, replica: Replica, question: str) -> Vector | None:
         """The embedding of a question; None if there is none to be had, and words have to do."""
-        if not (self._embeddings and text.strip()):
+        if not (self._embeddings and question.strip()):
             return None
         try:
-            vector: Vector = (await self._embeddings.of([text]))[0]
+            vector: Vector = (await self._embeddings.of([replica.nameless(question)]))[0]
             return vector
         except EmbedderFailed as error:
             logger.warning("%s: searched by words alone: %s", self.kind, error)

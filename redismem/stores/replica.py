@@ -87,6 +87,11 @@ class Replica:
             self._reap()
             return [(self._found(hit.id), hit) for hit in self._index.search(query)]
 
+    def nameless(self, question: str) -> str:
+        """See `Index.nameless`."""
+        with self._lock:
+            return self._index.nameless(question)
+
     def _found(self, id_: str) -> Stored:
         left = self._until.get(id_, math.inf) - self._clock()
         return Stored(id_, self._data[id_], left, *self._counts.get(id_, (0, 0)))

@@ -53,6 +53,22 @@ async def test_what_was_said_in_other_words_is_found(opened: Opened) -> None:
     assert await ids(bare, "dog") == ["e1"]
 
 
+async def test_a_question_is_embedded_without_the_names_of_those_who_speak(opened: Opened) -> None:
+    asked: list[str] = []
+
+    def noting(texts: Sequence[str]) -> list[list[float]]:
+        asked.extend(texts)
+        return meaning(texts)
+
+    memory = opened(embedder=searching.Callable(noting, 3, "noting-1"))
+    said = {"content": "Ann, your hound!", "speaker": "Bo Berg", "session_id": "s1"}
+    await memory.episodes.add_many([EpisodicMemory(**said), EpisodicMemory(**(said | {"speaker": "Ann"}))])
+    asked.clear()
+    for question in ("When did Ann's dog bark at BO?", "Ann?", "Carl's car"):
+        await memory.episodes.search(question)
+    assert [" ".join(one.split()) for one in asked] == ["When did dog bark at ?", "Ann?", "Carl's car"]
+
+
 async def test_one_round_trip_each(opened: Opened) -> None:
     memory = opened(embedder=MEANING)
     await memory.episodes.add(told(1, "dog"))

@@ -429,3 +429,19 @@ def test_stems_stay_right_however_many_words_there_were() -> None:
         given = [f"word{number}" for number in range(start, start + 300)]
         assert stemmer.stems([*given, "running"]) == [*given, "run"]
     assert len(stemmer._known) <= 1000
+
+
+def test_names_of_those_who_speak_are_left_out_of_a_question_for_an_embedder() -> None:
+    index = index_of(Document("1", "hello", speaker="Ren\u00e9e Berg"), Document("2", "well", speaker="Bo"))
+    assert index.nameless("Did Rene\u0301e\u2019s sister call Bo, or berg?").split() == [
+        "Did",
+        "sister",
+        "call",
+        ",",
+        "or",
+        "?",
+    ]
+    assert index.nameless("Bobby's bow") == "Bobby's bow"
+    assert index.nameless("Bo?") == "Bo?"
+    index.apply([], ["2"])
+    assert index.nameless("Bo called") == "Bo called"
