@@ -19,8 +19,9 @@ code  type         payload
 ====  ===========  ====================================================================================
 
 A code stands for one fixed type: data never names a class. Subclasses of a stored type are refused, for they would
-come back as something else. A document of at least `compress_threshold` bytes may be one whole zstd or gzip frame,
-told by its magic number, with which no msgpack document that is written here begins.
+come back as something else. One thing does: the time zone of a datetime that pydantic has read from text, which comes
+back as the `timezone` of the same offset. A document of at least `compress_threshold` bytes may be one whole zstd or
+gzip frame, told by its magic number, with which no msgpack document that is written here begins.
 
 Neither direction trusts its input: depth, size and memory are bounded, and only `EncodeError` and `DecodeError`
 get out.
@@ -37,7 +38,7 @@ import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, is_dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum
 from functools import partial
@@ -46,6 +47,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from msgpack import ExtType, Packer, Timestamp, Unpacker, unpackb
+from pydantic_core import TzInfo
 
 from redismem.errors import ConfigError, DecodeError, EncodeError, LimitExceeded
 
@@ -298,6 +300,8 @@ def _write_set(code: int, elements: set[Any] | frozenset[Any]) -> ExtType:
 
 
 def _write_datetime(value: datetime) -> ExtType | Timestamp:
+    if isinstance(value.tzinfo, TzInfo):
+        value = value.replace(tzinfo=timezone(value.utcoffset() or timedelta()))
     if value.tzinfo is UTC and not value.fold:
         elapsed = value - _EPOCH
         return Timestamp(elapsed.days * 86400 + elapsed.seconds, elapsed.microseconds * 1000)

@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from redismem import codec as module
 from redismem.codec import MAX_DEPTH, MAX_DIGITS, Codec
@@ -410,6 +411,16 @@ def test_what_would_not_come_back_exactly_is_refused(value: object, reason: str)
         assert refused.value.path == path
         assert str(refused.value).startswith(f"{path}: ")
         assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["2023-05-08T13:56:00Z", "2023-05-08T13:56:00.5-03:30", "1683554160"])
+def test_a_moment_that_pydantic_has_read_comes_back_in_a_zone_of_the_standard_library(text: str) -> None:
+    moment = TypeAdapter(dt.datetime).validate_python(text)
+    read = CODEC.decode(CODEC.encode([moment]))[0]
+    assert read == moment
+    assert type(read.tzinfo) is dt.timezone
+    assert read.utcoffset() == moment.utcoffset()
+    assert CODEC.encode([read]) == CODEC.encode([moment])
 
 
 def test_a_zone_that_cannot_be_found_again_is_refused() -> None:
