@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from redismem.search.document import Query
 from redismem.search.documents import Documents
 from redismem.search.texts import Rows, words
+from redismem.search.wording import STOP_WORDS
 
 REACH: Final = 2
 """How many neighbours on each side count."""
@@ -278,7 +279,8 @@ class Columns:
         """Take in the words of new speakers' names."""
         codes = self.names["speaker"]
         for name, code in islice(reversed(codes.items()), len(codes) - self._heard):
-            for word in {word.lower() for word in words(name or "")}:
+            parts = {word.lower() for word in words(name or "")}
+            for word in parts - STOP_WORDS or parts:  # "a" is not who "Speaker A" is
                 self._bearers.setdefault(word, array("q")).append(code)
         self._heard = len(codes)
 

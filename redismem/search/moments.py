@@ -6,6 +6,7 @@ An interval is a pair of seconds since 1970, its end not included. Of a day that
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
@@ -41,22 +42,33 @@ _PATTERNS: Final = tuple(
 _COUNTS: Final = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
 
-def mentioned(text: str, now: float, oldest: float) -> list[Interval]:
-    """The intervals that a text mentions, seen from `now`. A month without a year: of each year since `oldest`."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How a text says when, and the intervals that this may be."""
+
+    said: str
+    intervals: tuple[Interval, ...]
+
+
+def mentioned(text: str, now: float, oldest: float) -> tuple[list[Moment], str]:
+    """The moments that a text mentions, seen from `now`, and the rest of the text.
+
+    A month without a year: of each year since `oldest`.
+    """
     try:
         today = datetime.fromtimestamp(min(now, _LATEST), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         first = datetime.fromtimestamp(max(oldest, now - _MOST_YEARS * 366 * 86400), UTC).year
     except (OverflowError, ValueError, OSError):
-        return []
-    found: list[Interval] = []
+        return [], text
+    found: list[Moment] = []
 
     def understand(match: re.Match[str]) -> str:
-        found.extend(_intervals(match.groupdict(), today, first))
+        found.append(Moment(match[0], tuple(_intervals(match.groupdict(), today, first))))
         return " "  # what was understood as a whole is not looked at in parts
 
     for pattern in _PATTERNS:
         text = pattern.sub(understand, text)
-    return found
+    return found, text
 
 
 def _intervals(parts: dict[str, str | None], today: datetime, first: int) -> Iterator[Interval]:

@@ -22,7 +22,7 @@ from redismem.search import moments, ranking, wording
 from redismem.search.columns import Columns
 from redismem.search.document import Hit, Query
 from redismem.search.ranking import Scores, Weights, Words
-from redismem.search.texts import Rows, Stemmer, Texts
+from redismem.search.texts import Rows, Stemmer, Term, Texts
 from redismem.search.vectors import Vectors
 
 _MOST_LETTERS: Final = 4_000
@@ -48,10 +48,14 @@ class Search:
         self._passes = columns.passing(query)
         self._words: Words = []
         self._cosines: Scores | None = None
-        text = query.text[:_MOST_LETTERS]
-        self._asked = wording.read(text, columns.bearers, stemmer, _MOST_WORDS)
-        self._now = columns.span[1] if query.now is None else query.now
-        self._intervals = moments.mentioned(text, self._now, columns.span[0]) if text else []
+        oldest, newest = columns.span
+        self._now = newest if query.now is None else query.now
+        told, rest = moments.mentioned(query.text[:_MOST_LETTERS], self._now, oldest)
+        self._intervals = [interval for moment in told for interval in moment.intervals]
+        # what was said then says "yesterday", or nothing; of another time it can only be found by its words
+        then = [one.said for one in told if any(start <= newest and end > oldest for start, end in one.intervals)]
+        other = [one.said for one in told if one.said not in then]
+        self._asked = wording.read(" ".join((rest, *other)), then, columns.bearers, stemmer, _MOST_WORDS)
 
     def hits(self) -> list[Hit]:
         """What was found."""
@@ -71,7 +75,7 @@ class Search:
 
     # --- reach ------------------------------------------------------------------------------------------------------
 
-    def _found(self, terms: Sequence[frozenset[str]]) -> Words:
+    def _found(self, terms: Sequence[Term]) -> Words:
         """The rows and the rarity of each word that is found anywhere; others tell no document from another."""
         count, documents = len(self._columns.ids), len(self._columns)
         found: list[tuple[Rows, float]] = []
@@ -82,22 +86,22 @@ class Search:
                 found.append((rows, ranking.rarity(documents, len(rows) * share)))
         return found
 
-    def _postings(self, terms: Sequence[frozenset[str]]) -> Iterator[tuple[Rows, int]]:
+    def _postings(self, terms: Sequence[Term]) -> Iterator[tuple[Rows, int]]:
         """The rows of each word, and how many could be read: as many as there are if a filter leaves out most of them.
 
         Without a filter each word has the same share, and what rare ones leave goes to the others.
         """
         if self._passes is not None:
             most = len(self._columns.ids)
-            yield from ((self._texts.rows(forms, most), most) for forms in terms)
+            yield from ((self._texts.rows(term, most), most) for term in terms)
             return
         share = _MOST_ROWS // len(terms)
-        first = [self._texts.rows(forms, share) for forms in terms]
+        first = [self._texts.rows(term, share) for term in terms]
         cut = sum(len(rows) >= share for rows in first)
         more = share + sum(share - len(rows) for rows in first) // max(cut, 1)
-        for forms, rows in zip(terms, first, strict=True):
+        for term, rows in zip(terms, first, strict=True):
             is_cut = len(rows) >= share
-            yield (self._texts.rows(forms, more), more) if is_cut and more > share else (rows, share)
+            yield (self._texts.rows(term, more), more) if is_cut and more > share else (rows, share)
 
     def _reached(self) -> Scores:
         scores = np.zeros(len(self._columns.ids))

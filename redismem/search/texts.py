@@ -10,7 +10,7 @@ a third less to insert and to keep, and rows can be read without ranking them, w
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ _NEWEST: Final = (
 _ROWS: Final = "INTO texts(rowid, text) SELECT CAST(key AS INTEGER), value FROM json_each(?)"
 
 Rows = NDArray[np.int64]
+Term: TypeAlias = tuple[frozenset[str], ...]
+"""What counts as one word: one form of each of these, in one text."""
 
 
 def words(text: str) -> list[str]:
@@ -103,9 +105,9 @@ class Texts:
         self._database.execute("COMMIT")
         self._top = top
 
-    def rows(self, forms: Iterable[str], most: int) -> Rows:
-        """The rows that hold one of these words, from the highest down, so many at most."""
-        match = " OR ".join(f'"{form}"' for form in forms)
+    def rows(self, term: Term, most: int) -> Rows:
+        """The rows that hold a term, from the highest down, so many at most."""
+        match = " AND ".join("({})".format(" OR ".join(f'"{form}"' for form in forms)) for forms in term)
         ((listed,),) = self._database.execute(_NEWEST, (match, most))
         return np.fromstring(listed, np.int64, sep=",") if listed else np.empty(0, np.int64)
 

@@ -4,14 +4,15 @@ English has its tables here; words of other languages are stemmed and weighted b
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from redismem.search.texts import Stemmer, composed, words
+from redismem.search.texts import Stemmer, Term, composed, words
 
-_STOP_WORDS: Final = frozenset(
+STOP_WORDS: Final = frozenset(
     [
         "a",
         "about",
@@ -184,7 +185,7 @@ _IRREGULAR: Final = """arise arose arisen|awake awoke awoken|bear bore born born
 begun|bend bent|bind bound|bite bit bitten|bleed bled|blow blew blown|break broke broken|breed bred|bring brought|build
 built|burn burnt|buy bought|catch caught|choose chose chosen|come came|creep crept|deal dealt|dig dug|draw drew drawn|
 dream dreamt|drink drank drunk|drive drove driven|eat ate eaten|fall fell fallen|feed fed|feel felt|fight fought|find
-found|flee fled|fly flew flown|forbid forbade forbidden|forget forgot forgotten|forgive forgave forgiven|freeze froze
+found|flee fled|fly flew flown flies|forbid forbade forbidden|forget forgot forgotten|forgive forgave forgiven|freeze froze
 frozen|give gave given|go went gone|grow grew grown|hang hung|hear heard|hide hid hidden|hold held|keep kept|kneel
 knelt|lay laid|lead led|leap leapt|learn learnt|leave left|lend lent|lose lost|make made|mean meant|meet met|pay paid|
 prove proven|ride rode ridden|ring rang rung|rise rose risen|run ran|see saw seen|seek sought|sell sold|send sent|sew
@@ -192,10 +193,13 @@ sewn|shake shook shaken|shine shone|shoot shot|show shown|shrink shrank shrunk|s
 sleep slept|slide slid|speak spoke spoken|spend spent|spin spun|stand stood|steal stole stolen|stick stuck|strike
 struck|swear swore sworn|sweep swept|swim swam swum|swing swung|take took taken|teach taught|tear tore torn|tell told|
 think thought|throw threw thrown|understand understood|wake woke woken|wear wore worn|weave wove woven|weep wept|win
-won|write wrote written|child children|person people|man men|woman women|foot feet|tooth teeth|goose geese|mouse mice|
+won|write wrote written|cry cried|die died dying|dry dried|fry fried|lie lied lying|spy spied|tie tied tying|try
+tried|bus buses|focus focused|gas gases|lens lenses|virus viruses|campus campuses|bonus bonuses|child children|person people|man men|woman women|foot feet|tooth teeth|goose geese|mouse mice|
 life lives|wife wives|knife knives|leaf leaves|wolf wolves|half halves|one 1|two 2|three 3|four 4|five 5|six 6|seven 7|
 eight 8|nine 9|ten 10|twelve 12|mom mum mother|dad father|grandma grandmother|grandpa grandfather|kid child children|
-tv television|photo photograph picture|movie film|bike bicycle|phone telephone"""
+tv television|photo photograph picture|movie film|bike bicycle|phone telephone|favourite favorite|colour color|
+neighbour neighbor|grey gray|centre center|theatre theater|jewellery jewelry|realise realize|recognise recognize|
+organise organize|apologise apologize"""
 _WORDS_TO_A_STEM: Final = 8
 _NAMELIKE: Final = re.compile(r"([^\W_]+)(?:['\u2019]s\b)?")
 _EXPECTED: Final = (
@@ -220,23 +224,44 @@ _EXPECTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What a question says. `terms`: forms of one word each; `speakers`: the codes of those whom it names."""
+    """What a question says. `terms`: what counts as one word each; `speakers`: the codes of those whom it names."""
 
-    terms: tuple[frozenset[str], ...]
+    terms: tuple[Term, ...]
     speakers: frozenset[int]
     expected: "re.Pattern[str] | None"
     """What a text contains that can answer: a time for "when", a number for "how many"; None: no telling."""
 
 
-def read(question: str, bearers: Callable[[str], Collection[int]], stemmer: Stemmer, most: int) -> Wording:
-    """Understand a question; of its different words the first `most` count. `bearers`: who has a word as a name."""
+def read(
+    question: str, phrases: Iterable[str], bearers: Callable[[str], Collection[int]], stemmer: Stemmer, most: int
+) -> Wording:
+    """Understand a question; of its different words the first `most` count. `bearers`: who has a word as a name.
+
+    `phrases` are further parts of it, each of which counts as one word, and only beside others.
+    """
     given = dict.fromkeys(word.lower() for word in words(question))
     named = {word: codes for word in given if (codes := bearers(word))}
-    bare = [word for word in given if word not in _STOP_WORDS] or list(given)
+    bare = [word for word in given if word not in STOP_WORDS] or list(given)
     # who speaks is scored by itself, and those who say a name are not who bears it
-    content = [word for word in bare if word not in named and word not in _STOP_WORDS]
+    content = [word for word in bare if word not in named and word not in STOP_WORDS]
     expected = next((answer for asks, answer in _EXPECTED if asks.search(question)), None)
-    return Wording(_terms(content or bare, stemmer, most), frozenset[int]().union(*named.values()), expected)
+    terms: list[Term] = [(forms,) for forms in _forms(content or bare, stemmer, most)]
+    if content:
+        terms += [phrase for one in phrases if (phrase := _forms(_telling(one), stemmer, most))]
+    return Wording(tuple(terms), _meant(named), expected)
+
+
+def _meant(named: Mapping[str, Collection[int]]) -> frozenset[int]:
+    """Of those who share a name, the ones of whose names the most is said: "Ann Smith" is not all of the Smiths."""
+    said = Counter(code for codes in named.values() for code in codes)
+    best = (max((said[code] for code in codes), default=0) for codes in named.values())
+    return frozenset(
+        code for codes, most in zip(named.values(), best, strict=True) for code in codes if said[code] == most
+    )
+
+
+def _telling(phrase: str) -> list[str]:
+    return [word for word in dict.fromkeys(words(phrase.lower())) if word not in STOP_WORDS or word == "may"]
 
 
 def nameless(question: str, bearers: Callable[[str], Collection[int]]) -> str:
@@ -249,7 +274,8 @@ def nameless(question: str, bearers: Callable[[str], Collection[int]]) -> str:
     return left if words(left) else question
 
 
-def _terms(given: Sequence[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:
+def _forms(given: Sequence[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:
+    """Of each different word, the forms that it may have."""
     given = given[: _WORDS_TO_A_STEM * most]
     forms = _other_forms()
     different = dict(zip(reversed(stems := stemmer.stems(given)), reversed(given), strict=True))

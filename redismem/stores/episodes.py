@@ -4,7 +4,7 @@ Contract, round trips and errors are those of `redismem.stores.documents`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -118,7 +118,7 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             text=[one["content"] for one in attributes],
             at=[one["created_at"].timestamp() for one in attributes],
             order=[one.get("told", 0) for one in attributes],
-            session=[one.get("session_id") for one in attributes],
+            session=[one.get("session_id") or _conversation(one) for one in attributes],
             task_id=[one.get("task_id") for one in attributes],
             user=[one.get("user_id") for one in attributes],
             speaker=[one.get("speaker") for one in attributes],
@@ -139,6 +139,13 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             return []
         await self.put(scope, await self._puts(documents, ttl), durable)
         return [one.memory_id for one in documents]
+
+
+def _conversation(attributes: Mapping[str, Any]) -> str | None:
+    """Where something that was said belongs if nobody tells: to what else was said by or to its user on that day."""
+    if attributes.get("speaker") is None:
+        return None
+    return f"{attributes['created_at'].astimezone(UTC).date()} {attributes.get('user_id') or ''}"
 
 
 class EpisodeStore(EpisodeOperations, Blocking):

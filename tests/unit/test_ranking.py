@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from redismem.search import Document, Index, Query, Weights
-from redismem.search.moments import mentioned
+from redismem.search.moments import Interval, mentioned
 from redismem.search.texts import words
 from tests.conversations import conversation
 
@@ -63,6 +63,12 @@ def test_context_does_no_harm_where_there_is_none() -> None:
 
 def talk(*said: tuple[str, str]) -> list[Document]:
     return [Document(f"t{number}", text, NOW + number, "talk", speaker) for number, (speaker, text) in enumerate(said)]
+
+
+def index_of(documents: list[Document]) -> Index:
+    index = Index()
+    index.apply(documents, [])
+    return index
 
 
 def best(documents: list[Document], query: Query | str, weights: Weights | None = None) -> str:
@@ -169,6 +175,11 @@ def day(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
+def intervals(text: str, now: float, oldest: float) -> list[Interval]:
+    moments, _ = mentioned(text, now, oldest)
+    return [interval for moment in moments for interval in moment.intervals]
+
+
 @pytest.mark.parametrize(
     ("text", "start", "end"),
     [
@@ -191,23 +202,28 @@ def day(text: str) -> float:
     ],
 )
 def test_times_that_a_question_mentions(text: str, start: str, end: str) -> None:
-    assert mentioned(f"What was said {text} about it", NOW, day("2024-01-01")) == [(day(start), day(end))]
+    moments, rest = mentioned(f"What was said {text} about it", NOW, day("2024-01-01"))
+    assert [moment.intervals for moment in moments if moment.intervals] == [((day(start), day(end)),)]
+    assert rest.startswith("What was said ")
+    assert rest.endswith(" about it")
+    assert sorted(words(rest) + [word for one in moments for word in words(one.said)]) == sorted(
+        words(f"What was said {text} about it")
+    )
 
 
 def test_a_month_is_that_of_any_year() -> None:
-    intervals = mentioned("What happened in May?", NOW, day("2022-02-02"))
-    assert intervals == [(day(f"{year}-05-01"), day(f"{year}-06-01")) for year in (2022, 2023, 2024)]
+    assert intervals("What happened in May?", NOW, day("2022-02-02")) == [(day(f"{year}-05-01"), day(f"{year}-06-01")) for year in (2022, 2023, 2024)]
 
 
 def test_some_weeks_ago_is_about_then() -> None:
-    ((start, end),) = mentioned("two weeks ago", NOW, 0)
+    ((start, end),) = intervals("two weeks ago", NOW, 0)
     assert start < day("2024-03-01") < end
     assert end - start < 9 * 86400
 
 
 @pytest.mark.parametrize("text", ["may I march on?", "31 of June on", "0 May", "version 12023", "", "now"])
 def test_times_that_are_none(text: str) -> None:
-    assert mentioned(text, NOW, 0) == []
+    assert intervals(text, NOW, 0) == []
 
 
 @pytest.mark.parametrize("now", [float("-inf"), float("inf"), -1e12, 1e15, 0.0])
@@ -219,6 +235,43 @@ def test_who_asks_for_a_time_gets_what_was_said_then() -> None:
     said = [Document(month, "I repaired the kettle", day(f"2023-{month}-12")) for month in ("03", "05", "08")]
     assert best(said, "What was repaired in May?") == "05"
     assert best(said, Query("What was repaired last month?", now=day("2023-04-01"))) == "03"
+
+
+def test_the_words_of_a_time_are_no_words_apart() -> None:
+    said = [
+        Document("said", "We adopted a beagle", day("2023-05-08"), "a"),
+        Document("other", "8 pounds of food in 2023, and 8 bowls for the beagle", day("2023-01-08"), "b"),
+        Document("later", "The vet comes on 8 May 2023, for the beagle", day("2023-04-02"), "c"),
+    ]
+    assert best(said, "Which dog came, a beagle, on 8 May, 2023?") in ("said", "later")
+    parts = {hit.id: hit.parts["turn"] for hit in index_of(said).search(Query("the beagle on 8 May, 2023"))}
+    assert parts["later"] > parts["said"] > parts["other"]
+
+
+def test_a_time_when_nothing_was_said_is_its_words() -> None:
+    told = [
+        Document("may", "[8 May, 2023] Ann: we adopted a beagle", NOW),
+        Document("june", "[9 June, 2023] Ann: the beagle sleeps", NOW),
+    ]
+    assert best(told, "What about the beagle in June?") == "june"
+    assert best(told, "What about the beagle on 8 May?") == "may"
+
+
+def test_of_those_who_share_a_name_the_one_is_meant_who_is_named_in_full() -> None:
+    said = [
+        Document("joe", "the kettle", NOW + 1, speaker="Joe Smith"),
+        Document("anne", "the kettle", NOW, speaker="Dr. Anne Smith"),
+        Document("a", "the kettle", NOW + 2, speaker="Speaker A"),
+    ]
+
+    def lifted(question: str) -> set[str]:
+        return {hit.id for hit in index_of(said).search(Query(question)) if hit.parts.get("speaker")}
+
+    assert best(said, "the kettle of Anne Smith") == "anne"
+    assert lifted("the kettle of Anne Smith") == {"anne"}
+    assert lifted("the kettle of Smith") == {"joe", "anne"}
+    assert lifted("what is a kettle") == set()
+    assert lifted("the kettle of speaker A") == {"a"}
 
 
 def test_a_question_may_mean_a_speaker_or_a_time_alone() -> None:
