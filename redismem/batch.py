@@ -41,7 +41,7 @@ from redismem.stores.semantics import SemanticBatch
 from redismem.stores.sessions import SessionBatch
 from redismem.stores.skills import SkillBatch
 from redismem.stores.states import StateBatch
-from redismem.stores.store import Shared
+from redismem.stores.store import ServerClock, Shared
 from redismem.stores.temporal import TemporalBatch
 from redismem.stores.threads import ThreadBatch
 
@@ -84,6 +84,8 @@ class BatchLink(Link):
         self.is_open = True
         self.running = 0
         """Which operation is running, by the order of the calls."""
+        self.clock: ServerClock | None = None
+        """What operations tell the time by; asked before they run, since one that asks by itself would run late."""
 
     def enlist(self, operation: Coroutine[Any, Any, R], handle: Handle[R] | None = None) -> Handle[R]:
         """Take an operation in; it runs when the batch is sent, and the handle is told."""
@@ -107,7 +109,7 @@ class BatchLink(Link):
     async def send(self) -> None:
         """Run every operation to its end. Raises `LinkError` if the link fails; the handles then hold it too."""
         enlisted, self._enlisted = self._enlisted, []
-        self.known = await self._knowing_features(enlisted)
+        self.known = await self._prepared(enlisted)
         running = [
             next_
             for number, (operation, handle) in enumerate(enlisted)
@@ -141,11 +143,18 @@ class BatchLink(Link):
             handle.reject(Suspended(f"{name_of(operation)}: a batch cannot wait for anything but the server"))
         return None
 
-    async def _knowing_features(self, enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]]) -> Features:
+    async def _prepared(self, enlisted: list[tuple[Coroutine[Any, Any, Any], Handle[Any]]]) -> Features:
+        """What every operation has to know before it runs."""
         try:
+            if self.clock is not None:
+                await self.clock.asked(self._beneath)
             return await self._beneath.features()
         except LinkError as error:
             _fail(enlisted, error)
+            raise
+        except BaseException:  # nothing was sent
+            self._enlisted = enlisted
+            self.discard()
             raise
 
     async def _answer(self, running: list[_Running]) -> list[Reply]:

@@ -17,7 +17,7 @@ import functools
 import random
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -451,7 +451,7 @@ class AsyncClusterLink(ClusterLink[AsyncLink]):
         self, requests: Sequence[Request[AsyncLink]], *, fresh: bool, blocks: float
     ) -> list[list[Reply] | Fault]:
         """See `ClusterLink.exchange_all`."""
-        exchanges = [_outcome(node.exchange(commands, fresh=fresh, blocks=blocks)) for node, commands in requests]
+        exchanges = [_outcome(node, commands, fresh=fresh, blocks=blocks) for node, commands in requests]
         if len(exchanges) == 1:
             return [await exchanges[0]]
         return await asyncio.gather(*exchanges)
@@ -465,9 +465,9 @@ class AsyncClusterLink(ClusterLink[AsyncLink]):
         return await asyncio.to_thread(work)
 
 
-async def _outcome(exchange: Awaitable[list[Reply]]) -> list[Reply] | Fault:
+async def _outcome(node: AsyncLink, commands: Sequence[Command], **how: Any) -> list[Reply] | Fault:
     try:
-        return await exchange
+        return await node.exchange(commands, **how)
     except Fault as fault:
         return fault
 

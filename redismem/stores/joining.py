@@ -1,10 +1,10 @@
 """Neighbours in a batch: documents that are added one after the other leave together, in one call of the script.
 
-Each `add` has a handle of its own and fails alone: if one of the documents cannot be stored, each is sent by itself.
+Each `add` has a handle of its own and fails alone: what cannot be stored is left out, and the others leave together.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from redismem.durability import Durability
 from redismem.errors import LinkError
@@ -12,6 +12,9 @@ from redismem.op import Handle
 from redismem.stores.documents import DocumentOperations, Told
 from redismem.stores.store import BatchedStore
 from redismem.ttl import TTL
+
+if TYPE_CHECKING:
+    from redismem.batch import BatchLink
 
 D = TypeVar("D", bound=Told)
 R = TypeVar("R")
@@ -61,6 +64,12 @@ class DocumentBatch(DocumentOperations[D], BatchedStore, Generic[D, R]):
 
     _joined: _Joined[D] | None = None
 
+    @property
+    def batch(self) -> "BatchLink":
+        """See `Batched.batch`: documents are told by the server's clock."""
+        self._link.clock = self._shared.clock
+        return self._link
+
     async def _add(self, documents: list[D], scope: str, ttl: TTL, durable: Durability | None) -> list[R]:
         raise NotImplementedError
 
@@ -70,7 +79,7 @@ class DocumentBatch(DocumentOperations[D], BatchedStore, Generic[D, R]):
         if joined is None or joined.place != place or not self._may_join(joined):
             documents: list[D] = []
             joined = self._joined = _Joined(place, documents, Together())
-            self._link.enlist(self._each(documents, *place), joined.together)
+            self.batch.enlist(self._each(documents, *place), joined.together)
         joined.documents.append(document)
         part: Handle[R] = Handle()
         joined.together.parts.append(part)
@@ -79,19 +88,26 @@ class DocumentBatch(DocumentOperations[D], BatchedStore, Generic[D, R]):
     def _may_join(self, joined: _Joined[D]) -> bool:
         return self._link.newest() is joined.together and len(joined.documents) < _MOST_JOINED
 
-    async def _each(self, documents: list[D], *place: Any) -> list[R | Exception]:
+    async def _each(self, documents: list[D], scope: str, ttl: TTL, durable: Durability | None) -> list[R | Exception]:
         """The outcome of each."""
         try:
-            return list(await self._add(documents, *place))
+            return list(await self._add(documents, scope, ttl, durable))
         except LinkError:
             raise
         except Exception:  # whatever one of them raises, the others do not
-            return [await self._outcome(document, *place) for document in documents]
+            refused = [await self._refusal(document, ttl) for document in documents]
+            if not any(refused):
+                raise
+        sound = [document for document, error in zip(documents, refused, strict=True) if error is None]
+        stored = iter(await self._add(sound, scope, ttl, durable))
+        return [next(stored) if error is None else error for error in refused]
 
-    async def _outcome(self, document: D, *place: Any) -> R | Exception:
+    async def _refusal(self, document: D, ttl: TTL) -> Exception | None:
+        """Why a document cannot be stored by anybody."""
         try:
-            return (await self._add([document], *place))[0]
+            self._arguments(await self._puts([document], ttl))
         except LinkError:
             raise
         except Exception as error:
             return error
+        return None

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count, islice, product, repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 import trustme
@@ -421,6 +422,27 @@ async def test_a_storm_of_cancellations(cluster: Cluster) -> None:
                 with suppress(asyncio.CancelledError):
                     assert await load == one
         assert memory.stats().connects == connects, "the storm broke a connection"
+
+
+async def forever(call: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> NoReturn:
+    while True:
+        await asyncio.sleep(0)
+        await call(*arguments)
+
+
+async def test_batches_while_the_memory_closes_leave_nothing_behind(cluster: Cluster) -> None:
+    left: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(str(context)))
+    everyone = ids(60)
+    for _ in range(3):
+        memory = AsyncMemory(cluster.url)
+        await save_all(memory, everyone, 1)
+        closing = asyncio.create_task(memory.aclose())
+        with pytest.raises(errors.LinkClosed):
+            await forever(save_all, memory, everyone, 2)
+        await closing
+        gc.collect()
+    assert left == []
 
 
 # --- what else links do -----------------------------------------------------------------------------------------------

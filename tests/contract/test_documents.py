@@ -443,6 +443,37 @@ async def test_adds_of_a_batch_are_one_call(memory: AsyncMemory, place: Place) -
     assert memory.stats().commands == after.commands + 4
 
 
+async def test_calls_of_the_first_batch_of_a_process_are_in_order(opened: Callable[..., AsyncMemory]) -> None:
+    for kept in (False, True):
+        memory = opened()  # it does not know the server's clock yet
+        async with memory.batch() as batch:
+            batch.skills.add(SkillMemory(skill_name="book"))
+            used = batch.skills.use("book", success=True)
+            batch.episodes.add(episode(1))
+            read = batch.episodes.get("e1")
+            gone = None if kept else batch.episodes.delete("e1")
+        assert used.result()
+        assert read.result() is not None
+        assert gone is None or gone.result() == 1
+        assert (await memory.episodes.get("e1") is not None) is kept
+        skill = await memory.skills.get("book")
+        assert skill is not None
+        assert skill.uses == 1 + kept
+
+
+async def test_what_cannot_be_stored_does_not_send_the_others_of_a_batch_one_by_one(memory: AsyncMemory) -> None:
+    await memory.episodes.add(episode(0))
+    before = memory.stats()
+    async with memory.batch() as batch:
+        added = [batch.episodes.add(episode(number)) for number in range(50)]
+        broken = [batch.episodes.add(episode(number, metadata={"what": object()})) for number in range(50, 53)]
+        gone = batch.episodes.delete("e7")
+    assert results(added) == [f"e{number}" for number in range(50)]
+    assert [type(one.error()) for one in broken] == [EncodeError] * 3
+    assert gone.result() == 1
+    assert memory.stats().round_trips == before.round_trips + 1
+
+
 # --- what was found by trying to break it ---------------------------------------------------------------------------
 
 

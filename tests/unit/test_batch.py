@@ -220,3 +220,20 @@ def test_a_link_that_fails_before_anything_was_sent_fails_all() -> None:
     with pytest.raises(errors.Unavailable):
         run(batch.send())
     assert [type(handle.error()) for handle in handles] == [errors.Unavailable] * 2
+
+
+def test_a_batch_that_is_interrupted_before_anything_was_sent_drops_its_operations() -> None:
+    class Interrupted(ScriptedLink):
+        async def features(self) -> Features:
+            raise asyncio.CancelledError
+
+    batch = BatchLink(Interrupted())
+    operation = ask(batch, "a")
+    batch.enlist(operation)
+    with pytest.raises(asyncio.CancelledError):
+        run(batch.send())
+    assert operation.cr_frame is None
+    with warnings.catch_warnings(record=True) as never_awaited:
+        del operation
+        gc.collect()
+    assert never_awaited == []

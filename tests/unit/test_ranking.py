@@ -212,7 +212,9 @@ def test_times_that_a_question_mentions(text: str, start: str, end: str) -> None
 
 
 def test_a_month_is_that_of_any_year() -> None:
-    assert intervals("What happened in May?", NOW, day("2022-02-02")) == [(day(f"{year}-05-01"), day(f"{year}-06-01")) for year in (2022, 2023, 2024)]
+    assert intervals("What happened in May?", NOW, day("2022-02-02")) == [
+        (day(f"{year}-05-01"), day(f"{year}-06-01")) for year in (2022, 2023, 2024)
+    ]
 
 
 def test_some_weeks_ago_is_about_then() -> None:
