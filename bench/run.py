@@ -16,7 +16,7 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's own path begins with its directory
 
-from bench import cache, locks, merges, report, search, server, sizes, speed, stores
+from bench import cache, locks, merges, recall, report, search, server, sizes, speed, stores
 from bench.report import Result
 from bench.setting import Bench
 from tests.servers import launch
@@ -45,6 +45,8 @@ CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "search-vectors": search.vectors,
     "search-changes": search.changes,
     "search-load": search.load,
+    "recall": recall.context,
+    "recall-model": recall.model,
     **sizes.cases(),
     "store-search": stores.search,
     "store-changes": stores.changes,

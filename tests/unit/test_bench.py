@@ -13,7 +13,7 @@ from bench.report import Bound, Result
 from bench.setting import Bench
 from tests.servers import Server
 
-NEEDS = {"sync-glide": "glide_sync", "async-glide": "glide", "l1-peers": "cashews"}
+NEEDS = {"sync-glide": "glide_sync", "async-glide": "glide", "l1-peers": "cashews", "recall-model": "wordllama"}
 
 
 @pytest.mark.parametrize("name", run.CASES)

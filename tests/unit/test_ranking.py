@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from redismem.search import Document, Index, Query, Weights
+from redismem.search import Document, Hashing, Index, Query, Weights
 from redismem.search.moments import Interval, mentioned
 from redismem.search.texts import words
 from tests.conversations import conversation
+from tests.dialogues import dialogue
 
 NOW = datetime(2024, 3, 15, 12, tzinfo=UTC).timestamp()
 ALONE = Weights(session=0, before=(0, 0), after=(0, 0), speaker=0, time=0, answer=0)
@@ -28,6 +29,35 @@ def recall(weights: Weights) -> float:
             found += question.evidence in [hit.id for hit in index.search(Query(question.text))]
         asked += len(questions)
     return found / asked
+
+
+def found_in_dialogues(weights: Weights | None = None, *, names: bool | None = None) -> float:
+    """Of the evidence, how much is in the first ten: by words, or by `Hashing`, with the names in questions or not."""
+    found = asked = 0
+    for seed in range(2):
+        documents, questions = dialogue(seed)
+        if names is not None:
+            vectors = Hashing().embed([one.text for one in documents])
+            documents = [replace(one, vector=vector) for one, vector in zip(documents, vectors, strict=True)]
+        index = Index(weights)
+        index.apply(documents, [])
+        for question in questions:
+            query = Query(question.text)
+            if names is not None:
+                text = question.text if names else index.nameless(question.text)
+                query = Query(vector=Hashing().embed([text])[0])
+            found += question.evidence in [hit.id for hit in index.search(query)]
+        asked += len(questions)
+    return found / asked
+
+
+def test_evidence_is_found_in_dialogues() -> None:
+    assert found_in_dialogues(ALONE) < 0.75
+    assert found_in_dialogues() > 0.95
+
+
+def test_vectors_find_more_when_questions_come_without_names() -> None:
+    assert found_in_dialogues(names=False) > found_in_dialogues(names=True) + 0.05
 
 
 def test_each_part_of_the_context_finds_more() -> None:
