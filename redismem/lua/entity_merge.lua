@@ -2,7 +2,9 @@
 --
 -- All entities of one kind share a hash: `<number>.<field>` are the fields of one record (lib/record.lua), `#` is the
 -- greatest number given, and each identity points to its record: `id=<id>` and `key=<natural key>` -> number. An id
--- names one record for ever; a natural key names the record that came first, and another only if both have ids.
+-- names one record for ever; a natural key names the record that came first, and another only if both have ids. Then
+-- the other takes it over if the first was told another since: `<number>.@key` is the latest natural key of a record
+-- that was told several.
 -- All is planned before anything is written: which record each entity is, which turn out to be one, what sums become.
 --
 -- KEYS[1] remembered operations: lib/once.lua; KEYS[2], KEYS[3] ... the hash of each kind and its deadlines; then sets
@@ -10,7 +12,8 @@
 -- ARGV[1] operation id   ARGV[2] its generation   ARGV[3] for how long it is remembered: lib/once.lua
 -- ARGV[4] the user, for the sets   ARGV[5] how many sets
 -- ARGV[6] for each kind: the version of the model, how many attributes merge unlike others, and of each its name and
--- how: "sum", or "first" if what was written first stays
+-- how: "sum", or "first" if what was written first stays; and of `@key` "last", if the latest natural key is what the
+-- record has
 -- ... then for each entity: which kind (1 ...), `id=<id>` or "", `key=<natural key>` or "", how many changes, and the
 -- changes: lib/record.lua
 -- Replies {"OK", outcomes}, one for each entity: "added", "linked" (its id was not known, or two records turned out to
@@ -24,13 +27,14 @@
 local SLICE = 4000
 
 -- The kinds, and where in ARGV entities begin. What is planned for each: where identities lead (`leads`), the ids of
--- records (`ids`), which records become others (`joins`, and by their numbers `joined`), what integers become (`sums`).
+-- records and their latest natural keys (`ids`, `names`), which records become others (`joins`, and by their numbers
+-- `joined`), what integers become (`sums`).
 local function kinds_of(sets)
   local kinds, i = {}, 6
   for n = 2, #KEYS - sets, 2 do
     local kind = {
       key = KEYS[n], dl = KEYS[n + 1], schema = ARGV[i], how = {},
-      leads = {}, ids = {}, joins = {}, joined = {}, sums = {},
+      leads = {}, ids = {}, names = {}, joins = {}, joined = {}, sums = {},
     }
     local last = i + 1 + 2 * ARGV[i + 1]
     for a = i + 2, last, 2 do kind.how[ARGV[a]] = ARGV[a + 1] end
@@ -73,6 +77,22 @@ local function id_of(kind, number)
   return kind.ids[number] or call('HGET', kind.key, number .. '.@id')
 end
 
+-- The latest natural key of a record, if it was told several and the latest is what it has; else nil.
+local function name_of(kind, number)
+  if not kind.how['@key'] then return nil end
+  return kind.names[number] or call('HGET', kind.key, number .. '.@key') or nil
+end
+
+-- Plan which record its natural key leads to, that led to `first`, if to any, and whether it is one of several.
+local function name(entity, first)
+  local kind, natural, number = entity.kind, entity.natural, entity.number
+  local another = first and first ~= number and name_of(kind, first)
+  if not first or another and another ~= natural then kind.leads[natural] = number end
+  if entity.outcome ~= 'added' and kind.how['@key'] and (first ~= number or name_of(kind, number)) then
+    kind.names[number] = natural
+  end
+end
+
 -- Plan which record an entity is: its `number`, and its `outcome` unless that depends on what changes. Returns why it
 -- can be none, and the field, or nil.
 local function resolve(entity, place)
@@ -93,7 +113,7 @@ local function resolve(entity, place)
     entity.number, entity.outcome = kind.sums['#'], 'added'
   end
   if id ~= '' then kind.leads[id], kind.ids[entity.number] = entity.number, id end
-  if natural ~= '' and not by_key then kind.leads[natural] = entity.number end
+  if natural ~= '' then name(entity, by_key) end
   return nil
 end
 
@@ -205,6 +225,7 @@ local function link(kind)
     call('HSET', kind.key, identity, one and one.to or number)
   end
   for number, id in pairs(kind.ids) do call('HSET', kind.key, number .. '.@id', id) end
+  for number, natural in pairs(kind.names) do call('HSET', kind.key, number .. '.@key', natural) end
   if kind.sums['#'] then call('HSET', kind.key, '#', kind.sums['#']) end
 end
 

@@ -63,17 +63,17 @@ class Attribute:
     def mismatch(self, policy: Policy) -> str | None:
         """Why it cannot merge by a policy; of `MaxBy`, why others cannot merge by it."""
         match policy.name:
-            case "sum" if any(kind is not int for kind in self._kinds):
+            case "sum" if any(kind is not int for kind in self.kinds):
                 return "Sum is for integers (of the smallest unit: cents, tokens)"
-            case "union" if not all(issubclass(kind, (Set, Mapping)) for kind in self._kinds):
+            case "union" if not all(issubclass(kind, (Set, Mapping)) for kind in self.kinds):
                 return "Union is for sets and for dicts"
-            case "max" | "min" if any(issubclass(kind, _UNRANKED) for kind in self._kinds):
+            case "max" | "min" if any(issubclass(kind, _UNRANKED) for kind in self.kinds):
                 return "Max and Min are for what has an order"
             case _:
                 return None
 
     @property
-    def _kinds(self) -> list[type]:
+    def kinds(self) -> list[type]:
         """The classes of which it may be, None apart."""
         kinds = (get_origin(kind) or kind for kind, _ in parts(self.info.annotation))
         return [kind for kind in kinds if isinstance(kind, type) and kind not in (NoneType, Any, object)]
@@ -86,7 +86,7 @@ class Attribute:
     @property
     def empty(self) -> Any:
         """A union of nothing."""
-        return {} if any(issubclass(kind, Mapping) for kind in self._kinds) else frozenset[Any]()
+        return {} if any(issubclass(kind, Mapping) for kind in self.kinds) else frozenset[Any]()
 
     @property
     def default(self) -> Any:

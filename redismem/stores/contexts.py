@@ -3,7 +3,7 @@
 Contract
     ``memory.contexts.get_user_context("42")`` gives a frozen copy that stays as it is; a later call gives what is true
     then. ``update_context("42", message, response)`` notes one exchange: none is lost, however many workers note
-    theirs at once. Teams add attributes in a subclass of `UserContext` and say how they merge
+    theirs at once. Teams add attributes, with defaults, in a subclass of `UserContext` and say how they merge
     (`redismem.stores.policy`); ``memory.contexts.of(MyContext)`` is the store of it.
 
 Round trips
@@ -51,15 +51,18 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
     def __init__(self, shared: Shared, model: type[C]) -> None:
         super().__init__(shared, model)
         self.model = model
+        for name, attribute in self._shape.attributes.items():
+            if name != "user_id" and attribute.info.is_required():
+                raise SchemaError(f"{model.__name__}.{name}: give it a default, which somebody new has")
 
     @op
     async def get_user_context(self, user_id: str, *, fresh: bool = False) -> C:
-        """The user's context as it is now; of somebody new, one that says nothing yet.
+        """The user's context as it is now; of somebody new, one that says nothing yet (`SchemaError` if none can).
 
         With `Settings.coherence`, from L1 unless `fresh`.
         """
         found = (await self._read(user_id, [self._place(user_id)], fresh=fresh))[0]
-        return self.model(user_id=user_id) if found is None else found.record
+        return self._new(user_id) if found is None else found.record
 
     @op
     async def update_context(
@@ -90,8 +93,8 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
         `fn` may be called several times; for `AsyncMemory` it may be a coroutine function. Returns what was stored.
         Raises `Conflict` after `Settings.update_attempts` attempts.
         """
-        new = self.model(user_id=user_id)
-        return await self._update(user_id, self._place(user_id), lambda found: fn(found or new), durable)
+        place, new = self._place(user_id), self._new(user_id)
+        return await self._update(user_id, place, lambda found: fn(found or new), durable)
 
     @op
     async def forget(self, user_id: str, *, durable: Durability | None = None) -> bool:
@@ -113,6 +116,9 @@ class ContextOperations(RecordStoreBase[C], Generic[C]):
     async def migrate(self, user_id: str, *, dry_run: bool = False) -> Migrated:
         """Bring the user's context to the model's version: as `RecordOperations.migrate`."""
         return await self._migrate(user_id, self._place(user_id), dry_run=dry_run)
+
+    def _new(self, user_id: str) -> C:
+        return self._shape.made({"user_id": user_id})
 
     def _place(self, user_id: str) -> Place:
         key = self._keys.context(user_id)

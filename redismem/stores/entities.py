@@ -24,14 +24,14 @@ Errors
 import difflib
 import logging
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from types import NoneType
 from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from redismem.durability import Durability
 from redismem.errors import DecodeError, LimitExceeded, LinkError, SchemaError, WrongType
@@ -39,8 +39,10 @@ from redismem.link.base import Argument
 from redismem.link.features import ExpiryTier
 from redismem.op import Asyncio, Blocking, op
 from redismem.scripts import script
+from redismem.stores.attribute import Attribute
 from redismem.stores.effects import Effects
-from redismem.stores.identity import blank, identities, is_entity
+from redismem.stores.identity import NaturalKey, blank, identities, is_entity, marked
+from redismem.stores.policy import Latest, Sum
 from redismem.stores.shape import Shape, shape
 from redismem.stores.store import BatchedStore, Shared
 from redismem.ttl import milliseconds
@@ -56,6 +58,7 @@ _NEIGHBOURS: Final = 10
 _WORDS: Final = 4
 """From how many of its words on a name is looked at."""
 _TOLD: Final = 1_000
+_SEVERAL: Final = (Set, Mapping, Sequence)
 _JOINING: Final = {"sum": "sum", "keep-first": "first", "fill-missing": "first"}
 _LISTS: Final[tuple[tuple[object, tuple[object, ...]], ...]] = ((list, ()), (Sequence, ()), (tuple, (...,)))
 
@@ -97,6 +100,7 @@ class Kind:
 
     name: str
     model: type[BaseModel]
+    is_tuple: bool
 
     @property
     def shape(self) -> Shape[BaseModel]:
@@ -106,8 +110,11 @@ class Kind:
     @property
     def joining(self) -> list[str]:
         """The attributes that are joined unlike others, each with how: as entity_merge.lua takes it."""
-        policies = ((name, attribute.policy.name) for name, attribute in self.shape.attributes.items())
-        return [word for name, policy in policies if policy in _JOINING for word in (name, _JOINING[policy])]
+        attributes = self.shape.attributes
+        policies = ((name, attribute.policy.name) for name, attribute in attributes.items())
+        unlike = [word for name, policy in policies if policy in _JOINING for word in (name, _JOINING[policy])]
+        is_last = all(attributes[name].policy == Latest for name in marked(self.model, NaturalKey))
+        return [*unlike, "@key", "last"] if is_last else unlike
 
 
 class EntityOperations(Effects, Generic[S]):
@@ -151,11 +158,21 @@ class EntityOperations(Effects, Generic[S]):
 
     @op
     async def load(self, user_id: str) -> S:
-        """All that is known of a user; what cannot be read is left out, and logged."""
+        """All that is known of a user; what cannot be read is left out, and logged.
+
+        If the model refuses all of it together, such as for a length, it comes unchecked: that is for extractions.
+        """
         entities, problems = self._read(await self._fields(user_id))
         for problem in problems:
             logger.error("an entity of user %r cannot be read: %s %s", user_id, problem.kind, problem.message)
-        return self.model(**{kind.name: [one for _, one in entities[kind.name]] for kind in self._kinds})
+        known: dict[str, Any] = {}
+        for kind in self._kinds:
+            each = (one for _, one in entities[kind.name])
+            known[kind.name] = tuple(each) if kind.is_tuple else list(each)
+        try:
+            return self.model(**known)
+        except ValidationError:
+            return self.model.model_construct(**known)
 
     @op
     async def find_users(self, entity: BaseModel) -> list[str]:
@@ -340,13 +357,21 @@ class EntityOperations(Effects, Generic[S]):
             found = entities[kind.name] = []
             for number, record in sorted(_records(fields[kind.name]).items()):
                 try:
-                    snapshot = kind.shape.read(record, self._codec, f"{kind.name}.{number}")
-                    if snapshot is None:
-                        raise DecodeError("it has no version", f"{kind.name}.{number}")
-                    found.append((str(number), snapshot.record))
+                    found.append((str(number), self._entity(kind, record, f"{kind.name}.{number}")))
                 except DecodeError as error:
                     problems.append(Problem(kind.name, str(number), str(error)))
         return entities, problems
+
+    def _entity(self, kind: Kind, record: Mapping[bytes, bytes], place: str) -> BaseModel:
+        """The entity that these fields are. Raises `DecodeError`, also if nobody could find it."""
+        snapshot = kind.shape.read(record, self._codec, place)
+        if snapshot is None:
+            raise DecodeError("it has no version", place)
+        try:
+            identities(snapshot.record)
+        except SchemaError:
+            raise DecodeError("it has neither an id nor a natural key", place) from None
+        return snapshot.record
 
     def _astray(
         self, fields: Mapping[str, Mapping[bytes, bytes]], entities: Mapping[str, Sequence[tuple[str, BaseModel]]]
@@ -372,8 +397,9 @@ class EntityOperations(Effects, Generic[S]):
     def _outcomes(self, user_id: str, mentions: Sequence[tuple[Kind, Any]], reply: Sequence[Any]) -> list[str]:
         if reply[0] in (b"OK", b"AGAIN"):
             return [str(outcome) for outcome in reply[1].decode().split()]
-        kind, _ = mentions[int(reply[1]) - 1]
-        place = f"{self._keys.entities(user_id, kind.name)}[{reply[2].decode()}]"
+        *before, (kind, _) = mentions[: int(reply[1])]
+        which = f"{kind.name}[{sum(other is kind for other, _ in before)}]"
+        place = f"{which}: {self._keys.entities(user_id, kind.name)}[{reply[2].decode()}]"
         if reply[0] == b"OVERFLOW":
             raise LimitExceeded(f"{place}: sums of entities have at most 15 digits; nothing was changed")
         raise WrongType(f"{place}: no integer; nothing was changed")
@@ -408,14 +434,14 @@ def _kinds_of(model: type[BaseModel]) -> list[Kind]:
     by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
     if not by_name and any(info.validation_alias is not None for info in model.model_fields.values()):
         raise SchemaError(f"{model.__name__} has an alias: have it accept names too, by populate_by_name")
-    kinds = [Kind(name, _entity_in(model, name, info.annotation)) for name, info in model.model_fields.items()]
+    kinds = [_kind(model, name, info.annotation) for name, info in model.model_fields.items()]
     if not kinds:
         raise SchemaError(f"{model.__name__} has no list of entities; see redismem.stores.identity")
     return kinds
 
 
-def _entity_in(model: type[BaseModel], name: str, annotation: Any) -> type[BaseModel]:
-    """The model of the entities in a list, or in one that may be None."""
+def _kind(model: type[BaseModel], name: str, annotation: Any) -> Kind:
+    """A list of entities, or one that may be None. Raises `SchemaError` if it is none, or they cannot be kept."""
     alternatives = [one for one in get_args(annotation) if one is not NoneType]
     if len(alternatives) == 1 and NoneType in get_args(annotation):
         annotation = alternatives[0]
@@ -428,7 +454,21 @@ def _entity_in(model: type[BaseModel], name: str, annotation: Any) -> type[BaseM
             f"{inner.__name__} has migrations, which records of entities do not pass through: "
             "give new attributes new names and defaults, and leave the old ones"
         )
-    return cast(type[BaseModel], inner)
+    for attribute in map(shape(inner).attributes.__getitem__, marked(inner)):
+        if problem := _unfit(attribute):
+            raise SchemaError(f"{inner.__name__}.{attribute.name} {problem}")
+    return Kind(name, cast(type[BaseModel], inner), get_origin(annotation) is tuple)
+
+
+def _unfit(attribute: Attribute) -> str | None:
+    """Why an entity cannot be told by an attribute."""
+    if attribute.ttl_ms:
+        return "expires: nobody could find the entity then"
+    if attribute.policy == Sum:
+        return "is a sum: with each mention it would be another entity"
+    if any(issubclass(kind, _SEVERAL) and not issubclass(kind, str | bytes) for kind in attribute.kinds):
+        return "has members: an entity is told by single values; several attributes can be its natural key together"
+    return None
 
 
 def _records(fields: Mapping[bytes, bytes]) -> dict[int, dict[bytes, bytes]]:

@@ -99,6 +99,11 @@ def _said(annotation: object) -> Iterator[object]:
             yield from _said(inner)
 
 
+def marked(model: type, mark: Identity | None = None) -> list[str]:
+    """The attributes with a mark, or with any."""
+    return [name for one, names in _marks(model).items() if mark in (None, one) for name in names]
+
+
 def is_entity(model: object) -> bool:
     """Whether a type is a model with an identity."""
     try:

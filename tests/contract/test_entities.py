@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, model_validator
 
 from redismem import (
     AsyncEntityStore,
@@ -69,6 +69,15 @@ class Person(BaseModel, frozen=True):
 
 class People(BaseModel):
     people: list[Person] | None = None
+
+
+class Sign(BaseModel, frozen=True):
+    uid: Annotated[str | None, Id] = None
+    name: Annotated[str | None, NaturalKey] = None
+
+
+class Signs(BaseModel):
+    signs: list[Sign] = []
 
 
 @pytest.fixture
@@ -139,6 +148,38 @@ async def test_an_id_found_later_joins_the_record_without(entities: AsyncEntityS
 
 
 @on_servers
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_name_is_of_the_first_who_has_it_now(people: AsyncEntityStore[People], at_once: bool) -> None:
+    renamed = [Person(id="1", name="Bob"), Person(id="1", name="Robert")]
+    joined = [Person(name="Bob"), Person(id="1", name="Robert"), Person(id="1", name="Bob"), renamed[1]]
+    for user, before in (("42", renamed), ("43", joined)):
+        told = [*before, Person(id="2", name="bob"), Person(name="BOB", city="Rome")]
+        for each in [told] if at_once else [[person] for person in told]:
+            await people.merge(user, People(people=each))
+        known = [Person(id="1", name="Robert"), Person(id="2", name="BOB", city="Rome")]
+        assert (await people.load(user)).people == known
+        await people.merge(user, People(people=[Person(id="1", name="BOB"), Person(name="BOB", source="late")]))
+        assert [one.source for one in (await people.load(user)).people or ()] == [None, "late"]
+        assert await people.validate(user) == []
+
+
+@on_servers
+async def test_a_name_that_stays_is_not_taken(memory: AsyncMemory) -> None:
+    class Ship(BaseModel, frozen=True):
+        id: Annotated[str | None, Id] = None
+        name: Annotated[str, NaturalKey, KeepFirst]
+        port: str | None = None
+
+    class Ships(BaseModel):
+        ships: list[Ship] = []
+
+    ships = memory.entities.of(Ships)
+    for ship in (Ship(id="1", name="A"), Ship(id="1", name="B"), Ship(id="2", name="A"), Ship(name="A", port="Oslo")):
+        await ships.merge("42", Ships(ships=[ship]))
+    assert (await ships.load("42")).ships == [Ship(id="1", name="A", port="Oslo"), Ship(id="2", name="A")]
+
+
+@on_servers
 async def test_different_ids_are_never_one(entities: AsyncEntityStore[SimpleMemory]) -> None:
     await entities.merge("42", contacts({"name": "Ann", "id": "1"}, {"name": "Ann", "id": "2"}))
     assert await counted(entities, {"name": "ann", "account_id": "a"}) == {"updated": 1}
@@ -188,11 +229,11 @@ async def test_sums_that_cannot_be_are_refused_and_nothing_is_changed(
     await travel.merge("42", Travel(flights=[Flight(number="LH1", day="1", seats=10**14)]))
     before = await travel.load("42")
     more = [Flight(number="LH2", day="1", seats=1), Flight(number="LH1", day="1", seats=10**16)]
-    with pytest.raises(LimitExceeded, match=r"entities:flights\[seats\]"):
+    with pytest.raises(LimitExceeded, match=r"flights\[1\]: .*entities:flights\[seats\]"):
         await travel.merge("42", Travel(flights=more))
     with place.raw() as raw:
         raw.hset(FLIGHTS, "1.seats", "many")
-    with pytest.raises(WrongType, match=r"entities:flights\[seats\]"):
+    with pytest.raises(WrongType, match=r"flights\[1\]: .*entities:flights\[seats\]"):
         await travel.merge("42", Travel(flights=[more[0], Flight(number="LH1", day="1", seats=1)]))
     with place.raw() as raw:
         raw.hset(FLIGHTS, "1.seats", 10**14)
@@ -233,6 +274,24 @@ async def test_a_damaged_record_hides_nobody_and_is_put_aside(
     with place.raw() as raw:
         assert raw.hget("redismem:user:{42}:quarantine:contacts", "1.2.name") == b"\xc1"
         assert not raw.exists("redismem:entity:{contacts%3Akey%3Dnobody}:users")
+
+
+@on_servers
+async def test_a_record_that_nobody_could_find_hides_nobody_and_is_put_aside(memory: AsyncMemory, place: Place) -> None:
+    signs = memory.entities.of(Signs)
+    await signs.merge("42", Signs(signs=[Sign(name="Ann"), Sign(uid="1", name="Bob"), Sign(uid="2", name="Bobb")]))
+    with place.raw() as raw:
+        raw.hdel("redismem:user:{42}:entities:signs", "1.name")
+    (problem,) = await signs.validate("42")
+    assert (problem.number, problem.message) == ("1", "signs.1: it has neither an id nor a natural key")
+    known = [Sign(uid="1", name="Bob"), Sign(uid="2", name="Bobb")]
+    assert (await signs.load("42")).signs == known
+    assert await signs.duplicates("42") == [tuple(known)]
+    assert await signs.repair("42") == [problem]
+    assert await signs.validate("42") == []
+    assert (await signs.load("42")).signs == known
+    with place.raw() as raw:
+        assert raw.hget("redismem:user:{42}:quarantine:signs", "1.1.@version") == b"1"
 
 
 @on_servers
@@ -477,6 +536,47 @@ async def test_what_a_memory_would_lose_is_refused(memory: AsyncMemory) -> None:
     for model, why in refused.items():
         with pytest.raises(SchemaError, match=why):
             memory.entities.of(model)
+
+
+@on_servers
+async def test_an_identity_by_which_nothing_could_be_found_again_is_refused(memory: AsyncMemory) -> None:
+    refused: list[Any] = [
+        Annotated[frozenset[str], NaturalKey],
+        Annotated[frozenset[str], NaturalKey, Union],
+        Annotated[dict[str, str] | None, NaturalKey],
+        Annotated[Sequence[str], NaturalKey],
+        Annotated[int, NaturalKey, Sum],
+        Annotated[int | None, Id, Sum],
+        Annotated[str | None, NaturalKey, Expires(1)],
+        Annotated[str | None, Id, Expires(1)],
+    ]
+    for mark in refused:
+        lot = create_model("Lot", number=(Annotated[str, NaturalKey], ""), mark=(mark, None))
+        with pytest.raises(SchemaError, match=r"Lot\.mark"):
+            memory.entities.of(create_model("Lots", lots=(list[lot], [])))  # type: ignore[valid-type]
+
+
+class Catch(BaseModel):
+    """An extraction that has a length, and looks at what it has."""
+
+    signs: Annotated[tuple[Sign, ...], Field(min_length=1, max_length=2)]
+    _names: set[str | None] = PrivateAttr(default_factory=set)
+
+    @model_validator(mode="after")
+    def look(self) -> Self:
+        self._names |= {sign.name for sign in self.signs}
+        return self
+
+
+@on_servers
+async def test_what_is_said_of_one_extraction_need_not_be_so_of_all_that_is_known(memory: AsyncMemory) -> None:
+    catches = memory.entities.of(Catch)
+    assert (await catches.load("42")).signs == ()
+    every = tuple(Sign(name=name) for name in "abc")
+    await catches.merge("42", Catch(signs=every[:2]))
+    assert (await catches.load("42"))._names == {"a", "b"}
+    await catches.merge("42", Catch(signs=every[2:]))
+    assert (await catches.load("42")).signs == every
 
 
 @on_servers

@@ -357,6 +357,30 @@ async def test_contexts_of_ones_own(memory: AsyncMemory) -> None:
         await customers.update_context("42", "a", "b", unknown=1)
 
 
+async def test_a_context_that_somebody_new_could_not_have_is_refused(memory: AsyncMemory) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Subscriber(UserContext):
+        plan: str
+
+    with pytest.raises(SchemaError, match=r"Subscriber\.plan: give it a default"):
+        memory.contexts.of(Subscriber)
+
+
+async def test_a_context_that_somebody_new_is_refused_says_which(memory: AsyncMemory) -> None:
+    @dataclass(frozen=True)
+    class Member(UserContext):
+        plan: str = ""
+
+        def __post_init__(self) -> None:
+            if not self.plan:
+                raise ValueError("a plan is wanted")
+
+    members = memory.contexts.of(Member)
+    await all_raise(SchemaError, members.get_user_context("new"), members.update("new", lambda found: found))
+    await members.merge("42", {"plan": "gold"})
+    assert (await members.get_user_context("42")).plan == "gold"
+
+
 async def test_an_exchange_and_the_user_are_not_to_be_told(memory: AsyncMemory) -> None:
     contexts = memory.contexts
     await contexts.update_context("42", "Hi", "Hello")

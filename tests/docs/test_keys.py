@@ -180,9 +180,8 @@ def test_entities_have_no_other_keys_and_fields(server: Server) -> None:
     keys = {named(row[0]): (row[1], row[3]) for row in table("Entities")}
     fields = [named(row[0]) for row in table("Entities", 1)]
     with Memory(server.url) as memory, readable(server) as raw:
-        memory.entities.merge(
-            "42", SimpleMemory(contacts=[SimpleContact(id="7", name="Ann"), SimpleContact(name="Bob")])
-        )
+        told = SimpleContact(id="7", name="Ann"), SimpleContact(name="Bob"), SimpleContact(id="7", name="Anna")
+        memory.entities.merge("42", SimpleMemory(contacts=list(told)))
         raw.hset("redismem:user:{42}:entities:contacts", "2.name", "?")
         assert len(memory.entities.repair("42")) == 1
         for key in raw.scan_iter():
