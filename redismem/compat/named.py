@@ -7,9 +7,8 @@ says so with `RuntimeError` inside a running event loop.
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 
 from redismem.config import Settings
@@ -27,7 +26,7 @@ Make = Callable[["Name[Any]", str], Callable[..., Any]]
 class Name(Generic[F]):
     """One name of an operation; the class that it is in gets the function that `make` makes of it.
 
-    `result` is what becomes of the operation's result, `parameters` are other names of its parameters.
+    `result` is what becomes of the operation's result; `like` has its parameters, under other names.
     """
 
     def __init__(
@@ -35,18 +34,23 @@ class Name(Generic[F]):
         operation: Declared,
         make: Make,
         result: Callable[[Any], Any] = lambda value: value,
-        parameters: Mapping[str, str] = MappingProxyType({}),
+        like: Callable[..., Any] | None = None,
     ) -> None:
         self._body = operation.body
         self._make = make
-        self._parameters = parameters
+        self._signature = inspect.signature(operation.body)
+        self._parameters: dict[str, str] = {}
+        if like is not None:
+            _, *theirs = self._signature.parameters.values()
+            ours = inspect.signature(like).parameters
+            self._parameters = {name: one.name for name, one in zip(ours, theirs, strict=True) if name != one.name}
         self.result = result
 
     def __set_name__(self, owner: "type[Named]", name: str) -> None:
         function: Any = self._make(self, name)
         functools.update_wrapper(function, self._body)
         function.__name__, function.__qualname__ = name, f"{owner.__qualname__}.{name}"
-        function.__signature__ = self._signature()
+        function.__signature__ = self._renamed()
         setattr(owner, name, function)
         owner.table = {**owner.table, name: self}
 
@@ -56,12 +60,10 @@ class Name(Generic[F]):
             kwargs = {self._parameters.get(name, name): value for name, value in kwargs.items()}
         return getattr(store, self._body.__name__)(*args, **kwargs)
 
-    def _signature(self) -> inspect.Signature:
-        theirs = {ours: name for name, ours in self._parameters.items()}
-        signature = inspect.signature(self._body)
-        return signature.replace(
-            parameters=[one.replace(name=theirs.get(one.name, one.name)) for one in signature.parameters.values()]
-        )
+    def _renamed(self) -> inspect.Signature:
+        ours = {theirs: name for name, theirs in self._parameters.items()}
+        every = self._signature.parameters.values()
+        return self._signature.replace(parameters=[one.replace(name=ours.get(one.name, one.name)) for one in every])
 
     @overload
     def __get__(self, owner: None, kind: type) -> Self: ...
@@ -173,9 +175,13 @@ class Enlisted:
         return self._handle.error()
 
 
-def named(operation: op[P, R], **parameters: str) -> tuple[Awaited[P, R], Plain[P, R]]:
-    """The names of an operation; `parameters` are other names of its parameters."""
-    return Name(operation, _awaited, parameters=parameters), Name(operation, _called, parameters=parameters)
+@overload
+def named(operation: op[P, R]) -> tuple[Awaited[P, R], Plain[P, R]]: ...
+@overload
+def named(operation: op[..., R], like: Callable[P, R]) -> tuple[Awaited[P, R], Plain[P, R]]: ...
+def named(operation: Any, like: Callable[..., Any] | None = None) -> Any:
+    """The names of an operation; `like` is a function that has its parameters, under other names."""
+    return Name(operation, _awaited, like=like), Name(operation, _called, like=like)
 
 
 def searching(operation: op[P, list[Result[D]]]) -> tuple[Awaited[P, list[D]], Plain[P, list[D]]]:

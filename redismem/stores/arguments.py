@@ -1,5 +1,6 @@
 """Arguments: what callers may give for numbers and moments, checked before anything is sent."""
 
+import math
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +15,13 @@ def natural(what: str, number: Any) -> int:
     if type(number) is int and 0 < number <= GREATEST:
         return number
     raise ConfigError(f"{what}={number!r}: give a whole number from 1 to 2**52")
+
+
+def number(what: str, value: Any) -> float:
+    """A number that others are less or greater than. Raises `ConfigError`, which names the argument."""
+    if isinstance(value, int | float) and not math.isnan(value):
+        return value
+    raise ConfigError(f"{what}={value!r}: give a number")
 
 
 def moment(what: str, value: Any) -> datetime:

@@ -13,7 +13,7 @@ import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -91,6 +91,9 @@ class Changes:
 
 class Collection(Effects, Generic[D]):
     """The documents of one kind, in all scopes."""
+
+    is_counted: ClassVar[bool] = False
+    """Whether readers of pages want to know how often a document was used."""
 
     def __init__(self, shared: Shared, kind: str, model: type[D]) -> None:
         super().__init__(shared)
@@ -228,11 +231,6 @@ class Collection(Effects, Generic[D]):
         is_timed = timed is not None or change is None  # without meta, which may have been evicted, nobody knows
         return Position(int(change or 0), is_timed, is_mine)
 
-    async def counts(self, scope: str) -> dict[bytes, bytes]:
-        """All that was counted: `uses:<id>` and `successes:<id>`."""
-        flat = await self._link.execute("HGETALL", self._keys.collection_meta(scope, self.kind))
-        return dict(zip(flat[::2], flat[1::2], strict=True))
-
     async def pages(
         self, scope: str, batch_size: int, *, timed: bool = True, embedded: bool = False
     ) -> AsyncIterator[list[Stored]]:
@@ -241,12 +239,13 @@ class Collection(Effects, Generic[D]):
         A round trip for each batch. `timed`: documents may have an end; `embedded`: embeddings are wanted as well.
         """
         key, cursor = self._keys.collection(scope, self.kind), b"0"
-        keys = key, self._keys.deadlines(key), self._keys.collection_vectors(scope, self.kind)
+        vectors, meta = self._keys.collection_vectors(scope, self.kind), self._keys.collection_meta(scope, self.kind)
+        keys, wanted = (key, self._keys.deadlines(key), vectors, meta), (int(embedded), int(self.is_counted))
         call = script("collection_page", (await self._link.features()).tier)
         while True:
-            if timed or embedded:
-                cursor, *rows = await call(self._link, keys, (cursor, batch_size, int(embedded)))
-                page = [Stored(_text(id_), data, _seconds(left), embedding=vector) for id_, data, left, vector in rows]
+            if timed or any(wanted):
+                cursor, *rows = await call(self._link, keys, (cursor, batch_size, *wanted))
+                page = [_paged(*row) for row in rows]
             else:
                 cursor, flat = await self._link.execute("HSCAN", key, cursor, "COUNT", batch_size)
                 page = [Stored(_text(id_), data, math.inf) for id_, data in zip(flat[::2], flat[1::2], strict=True)]
@@ -310,6 +309,13 @@ class Collection(Effects, Generic[D]):
 @functools.cache
 def _defaults(model: type[BaseModel]) -> dict[str, Any]:
     return {name: info.get_default(call_default_factory=True) for name, info in model.model_fields.items()}
+
+
+def _paged(
+    id_: bytes, data: bytes, left: int, embedding: bytes | None, uses: bytes | int = 0, successes: bytes | int = 0
+) -> Stored:
+    """A document as collection_page.lua tells of it."""
+    return Stored(_text(id_), data, _seconds(left), int(uses), int(successes), embedding)
 
 
 def _seconds(left: int) -> float:

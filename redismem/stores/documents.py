@@ -2,7 +2,8 @@
 
 `scope` is who remembers together: a team, a user, a project; "default" if it does not matter. Each operation is one
 round trip and atomic, except `stream` (one for each batch), `update` (two for each attempt), and the first search of
-a scope in a process, which reads the scope. Searches see every write that was acknowledged before, in any process.
+a scope in a process, which reads the scope. Searches see every write that was acknowledged before, in any process; with
+`Settings.coherence`, those of other processes within its bound, or at once if they are `fresh`.
 """
 
 import heapq
@@ -21,7 +22,7 @@ from redismem.errors import ConfigError, Conflict, DecodeError, EmbedderFailed, 
 from redismem.op import logger, op, settle, stream
 from redismem.search.document import Query, Vector
 from redismem.search.documents import Documents
-from redismem.stores.arguments import moment, natural
+from redismem.stores.arguments import moment, natural, number
 from redismem.stores.collection import Collection, Put, Stored
 from redismem.stores.replica import Replica, Replicas
 from redismem.stores.store import Shared
@@ -158,9 +159,10 @@ class DocumentOperations(Collection[D], Generic[D]):
         `min_score`: of episodes, only those that scored at least that, unless it is 0. In constant memory. While others
         add and delete, what is there from first to last comes, and comes once, unless so much is deleted meanwhile that
         the server reads a part again which is more than 2,000 documents back.
-        Raises `ConfigError` for a `batch_size` that is no whole number from 1 on.
+        Raises `ConfigError` for a `batch_size` that is no whole number from 1 on, and a `min_score` that is no number.
         """
         natural("batch_size", batch_size)
+        number("min_score", min_score)
         batch, met = list[D](), OrderedDict[str, None]()
         async for page in self.pages(scope, batch_size):
             for stored in page:
@@ -270,9 +272,9 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     # --- searching --------------------------------------------------------------------------------------------------
 
-    async def _search(self, scope: str, query: Query) -> list[Result[D]]:
+    async def _search(self, scope: str, query: Query, *, fresh: bool) -> list[Result[D]]:
         _check(query)
-        replica = await self._synced(scope)
+        replica = await self._synced(scope, fresh)
         found = replica.search(replace(query, vector=await self._meant(replica, query.text)))
         results = [
             Result(document, hit.score)
@@ -293,22 +295,25 @@ class DocumentOperations(Collection[D], Generic[D]):
             logger.warning("%s: searched by words alone: %s", self.kind, error)
             return None
 
-    async def _best(self, scope: str, query: Query, worth: Callable[[Stored], Any], limit: int) -> list[Stored]:
+    async def _best(
+        self, scope: str, query: Query, worth: Callable[[Stored], Any], limit: int, *, fresh: bool
+    ) -> list[Stored]:
         """Of all that pass the filters, those that are worth the most."""
         natural("limit", limit)
-        replica = await self._synced(scope)
+        replica = await self._synced(scope, fresh)
         found = (stored for stored, _ in replica.search(replace(query, limit=len(replica))))
         best = heapq.nlargest(limit, found, key=worth)
         self.used(scope, [one.id for one in best])
         return best
 
-    async def _synced(self, scope: str) -> Replica:
+    async def _synced(self, scope: str, fresh: bool) -> Replica:
+        """With every change from before this call; if not `fresh`, L1 may say that there was none."""
         replica = self._replicas.of(scope)
         if self._l1 is None or replica.position is None:
             await replica.sync(self)
         else:
             name = self._keys.collection(scope, self.kind)
-            await self._l1.through(name, _SYNCED, lambda: self._sync(replica))
+            await self._l1.through(name, _SYNCED, lambda: self._sync(replica), fresh=fresh)
         return replica
 
     async def _sync(self, replica: Replica) -> tuple[bool, int]:
@@ -410,8 +415,6 @@ def _check(query: Query) -> None:
     natural("limit", query.limit)
     if not isinstance(query.text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"query={query.text!r}: give a text")
-    if not isinstance(query.min_score, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"min_score={query.min_score!r}: give a number")
 
 
 def _is_repeated(id_: str, met: OrderedDict[str, None]) -> bool:

@@ -14,7 +14,7 @@ from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Query
 from redismem.search.documents import Documents
-from redismem.stores.arguments import seconds
+from redismem.stores.arguments import number, seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
@@ -84,15 +84,18 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
         until: datetime | None = None,
         now: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
+        fresh: bool = False,
     ) -> list[Result[EpisodicMemory]]:
         """The best episodes that pass every filter, best first; without a query, the important and the latest.
 
         `tags`: those that have all of them. `since` and `until` are about `created_at`: from `since` on, and
         before `until`; `now` is what "yesterday" in the query is relative to, by default the latest episode.
         `min_score` is what an answer must score at least, 0 to 1; without a query, what the episode itself scored,
-        unless it is 0.
-        Raises `ConfigError` for a time without a time zone, and a `limit` that is no whole number from 1 on.
+        unless it is 0. With `Settings.coherence`, what other processes have just written may be missing unless `fresh`.
+        Raises `ConfigError` for a time without a time zone, a `limit` that is no whole number from 1 on, and a
+        `min_score` that is no number.
         """
+        number("min_score", min_score)
         asks = bool(str(query or "").strip())
         asked = Query(
             text=query or "",
@@ -109,7 +112,7 @@ class EpisodeOperations(DocumentOperations[EpisodicMemory]):
             min_score=min_score if asks else 0.0,
             min_reward=None if asks or not min_score else min_score,
         )
-        return await self._search(scope, asked)
+        return await self._search(scope, asked, fresh=fresh)
 
     def documents(self, page: Sequence[Stored], attributes: Sequence[Mapping[str, Any]]) -> Documents:
         """See `DocumentOperations.documents`."""
@@ -145,7 +148,8 @@ def _conversation(attributes: Mapping[str, Any]) -> str | None:
     """Where something that was said belongs if nobody tells: to what else was said by or to its user on that day."""
     if attributes.get("speaker") is None:
         return None
-    return f"{attributes['created_at'].astimezone(UTC).date()} {attributes.get('user_id') or ''}"
+    day = attributes["created_at"].astimezone(UTC).date()
+    return f"\0{day} {attributes.get('user_id') or ''}"  # no session is called so
 
 
 class EpisodeStore(EpisodeOperations, Blocking):

@@ -1,9 +1,10 @@
 """Local replicas of collections: an index of each scope that this process searches, kept up with the server's log.
 
-Before it is searched, a replica asks for what has changed since it last did: one round trip, and none while L1's
-listener says that nothing has (`Settings.coherence`). So a search sees every write that was acknowledged before it, in
-any process. When the log does not reach back that far, the collection is read anew. Replicas are bounded, all
-together, and those that were searched longest ago go first. A forked child begins with none.
+Before it is searched, a replica asks for what has changed since it last did: one round trip, and none while L1 says
+that nothing has (`Settings.coherence`). So a search sees every write that was acknowledged before it, in any process;
+where L1 may say so, those of other processes within its bound, or at once if the search is `fresh`. When the log does
+not reach back that far, the collection is read anew. Replicas are bounded, all together, and those that were searched
+longest ago go first. A forked child begins with none.
 """
 
 import heapq

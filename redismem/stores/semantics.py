@@ -19,7 +19,7 @@ from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Query
 from redismem.search.documents import Documents
-from redismem.stores.arguments import seconds
+from redismem.stores.arguments import number, seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags, moment_of
 from redismem.stores.identity import NaturalKey, normal
@@ -90,11 +90,15 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         since: datetime | None = None,
         until: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
+        fresh: bool = False,
     ) -> list[Result[SemanticMemory]]:
         """The facts that answer best and pass every filter, best first; without a query, the latest.
 
-        Of what was told at `since` or later, and before `until`. Raises `ConfigError` for one without a time zone.
+        Of what was told at `since` or later, and before `until`. With `Settings.coherence`, what other processes have
+        just written may be missing unless `fresh`. Raises `ConfigError` for a time without a time zone, a `limit` that
+        is no whole number from 1 on, and a `min_score` that is no number.
         """
+        number("min_score", min_score)
         asked = Query(
             text=query or "",
             user=user_id,
@@ -104,7 +108,7 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
             limit=limit,
             min_score=min_score,
         )
-        return await self._search(scope, asked)
+        return await self._search(scope, asked, fresh=fresh)
 
     @op
     async def query(
@@ -117,11 +121,17 @@ class SemanticOperations(DocumentOperations[SemanticMemory]):
         limit: int = 100,
         user_id: str | None = None,
         scope: str = DEFAULT_SCOPE,
+        fresh: bool = False,
     ) -> list[SemanticMemory]:
-        """The facts about a subject, with a predicate, of an object, of a user, the surest first."""
+        """The facts about a subject, with a predicate, of an object, of a user, the surest first.
+
+        `fresh` as for `search`. Raises `ConfigError` for a `limit` that is no whole number from 1 on, and a
+        `min_confidence` that is no number.
+        """
+        number("min_confidence", min_confidence)
         parts = {"s": subject, "p": predicate, "o": object}
         tags = frozenset(_part(kind, text) for kind, text in parts.items() if text is not None)
-        best = await self._best(scope, Query(tags=tags, user=user_id), self._standing_of, limit)
+        best = await self._best(scope, Query(tags=tags, user=user_id), self._standing_of, limit, fresh=fresh)
         read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
         return [one for one in read if one.confidence >= min_confidence]
 

@@ -4,16 +4,16 @@ Uses and successes are counted atomically, by whichever worker reports them, and
 round trips and errors are those of `redismem.stores.documents`.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from redismem.durability import Durability
 from redismem.op import Asyncio, Blocking, Handle, op
 from redismem.search.document import Query
 from redismem.search.documents import Documents
-from redismem.stores.arguments import seconds
+from redismem.stores.arguments import number, seconds
 from redismem.stores.collection import Put, Stored
 from redismem.stores.documents import DEFAULT_SCOPE, DocumentOperations, Result, Told, all_tags
 from redismem.stores.joining import DocumentBatch
@@ -41,6 +41,8 @@ class SkillMemory(Told):
 
 class SkillOperations(DocumentOperations[SkillMemory]):
     """Every operation on skills, written once."""
+
+    is_counted: ClassVar[bool] = True
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared, "skills", SkillMemory)
@@ -75,11 +77,15 @@ class SkillOperations(DocumentOperations[SkillMemory]):
         since: datetime | None = None,
         until: datetime | None = None,
         scope: str = DEFAULT_SCOPE,
+        fresh: bool = False,
     ) -> list[Result[SkillMemory]]:
         """The skills that fit best, those that work before those that do not; without a query, the best of all.
 
-        Of what was told at `since` or later, and before `until`. Raises `ConfigError` for one without a time zone.
+        Of what was told at `since` or later, and before `until`. With `Settings.coherence`, what other processes have
+        just written may be missing unless `fresh`. Raises `ConfigError` for a time without a time zone, a `limit` that
+        is no whole number from 1 on, and a `min_score` that is no number.
         """
+        number("min_score", min_score)
         asked = Query(
             text=query or "",
             tags=all_tags(tags),
@@ -89,25 +95,11 @@ class SkillOperations(DocumentOperations[SkillMemory]):
             min_score=min_score,
         )
         if query is not None:
-            return await self._search(scope, asked)
-        best = await self._best(scope, replace(asked, min_score=0.0), lambda one: (_rate(one), one.uses), limit)
+            return await self._search(scope, asked, fresh=fresh)
+        every = replace(asked, min_score=0.0)
+        best = await self._best(scope, every, lambda one: (_rate(one), one.uses), limit, fresh=fresh)
         read = [one for stored in best if (one := self._readable(scope, stored)) is not None]
         return [Result(one, one.success_rate) for one in read if one.success_rate >= min_score]
-
-    async def pages(
-        self, scope: str, batch_size: int, *, timed: bool = True, embedded: bool = False
-    ) -> AsyncIterator[list[Stored]]:
-        """See `Collection.pages`: with what was counted."""
-        counts = await self.counts(scope)
-        async for page in super().pages(scope, batch_size, timed=timed, embedded=embedded):
-            yield [
-                replace(
-                    one,
-                    uses=int(counts.get(b"uses:" + one.id.encode(), 0)),
-                    successes=int(counts.get(b"successes:" + one.id.encode(), 0)),
-                )
-                for one in page
-            ]
 
     def documents(self, page: Sequence[Stored], attributes: Sequence[Mapping[str, Any]]) -> Documents:
         """See `DocumentOperations.documents`."""

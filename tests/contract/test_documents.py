@@ -1,8 +1,10 @@
 """Episodes, facts and skills: stored, found, forgotten; everywhere, in both flavours."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import pytest
@@ -113,6 +115,33 @@ async def test_a_search_sees_every_write_before_it(memory: AsyncMemory, opened: 
     await other.episodes.update("e2", lambda one: one.model_copy(update={"content": "about zeppelins"}))
     assert await ids(memory, "zeppelin") == ["e2"]
     assert "e2" not in await ids(memory, "bookings")
+
+
+async def test_a_fresh_search_sees_what_other_processes_have_just_written(
+    opened: Callable[..., AsyncMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = opened(coherence="ttl", l1_ttl=600), opened()
+    monkeypatch.setattr("redismem.stores.store.is_anything_kept", lambda: False)  # L1 hears nothing of the writer
+    searches: list[Callable[..., Any]] = [
+        reader.episodes.search,
+        partial(reader.episodes.search, "bookings"),
+        partial(reader.semantics.search, "tea"),
+        partial(reader.semantics.query, "Ann"),
+        reader.skills.search,
+        partial(reader.skills.search, "fly"),
+    ]
+    for search in searches:
+        assert await search() == await search() == []
+    await writer.episodes.add(episode(1))
+    await writer.semantics.add(fact("Ann", "likes", "tea"))
+    await writer.skills.add(SkillMemory(skill_name="fly"))
+    for search in searches:
+        assert len(await search(fresh=True)) == 1
+    for search in searches:
+        assert len(await search()) == 1, "what a fresh one was told stays"
+    assert await writer.episodes.delete("e1") == 1
+    assert len(await reader.episodes.search()) == 1, "the test can fail"
+    assert await reader.episodes.search(fresh=True) == []
 
 
 async def test_who_missed_too_much_reads_anew(opened: Callable[..., AsyncMemory]) -> None:
@@ -718,10 +747,47 @@ async def test_arguments_that_cannot_work(memory: AsyncMemory) -> None:
             anext(memory.episodes.stream(batch_size=wrong)),
             memory.episodes.compact(lambda old: old, before=datetime.now(UTC), batch_size=wrong),
         )
-    await all_raise(ConfigError, memory.episodes.search(5), memory.episodes.search("bookings", min_score="x"))
+    for wrong in (float("nan"), "x", None):
+        await all_raise(
+            ConfigError,
+            *(
+                search(query, min_score=wrong)
+                for search in (memory.episodes.search, memory.semantics.search, memory.skills.search)
+                for query in ("bookings", None)
+            ),
+            memory.semantics.query(min_confidence=wrong),
+            anext(memory.episodes.stream(min_score=wrong)),
+        )
+    await all_raise(ConfigError, memory.episodes.search(5))
     await all_raise(InvalidKey, memory.episodes.delete(["e1"]), memory.episodes.delete(5))
     await all_raise(SchemaError, memory.episodes.compact(lambda _: None, before=datetime.now(UTC)))
     assert await ids(memory) == ["e1"]
+
+
+# --- conversations --------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_said_to_one_user_on_one_day_is_a_conversation(memory: AsyncMemory) -> None:
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    asked = EpisodicMemory(memory_id="asked", content="Which telescope is it?", created_at=noon)
+    told = EpisodicMemory(memory_id="told", content="A green one.", created_at=noon + timedelta(minutes=1))
+
+    async def found(scope: str, first: dict[str, Any], then: dict[str, Any]) -> list[str]:
+        episodes = [asked.model_copy(update=first), told.model_copy(update=then)]
+        await memory.episodes.add_many(episodes, scope=scope)
+        return await ids(memory, "telescope", scope=scope)
+
+    ann, bob = {"speaker": "Ann"}, {"speaker": "Bob"}
+    late, early = noon.replace(hour=23, minute=59), noon + timedelta(hours=12)
+    east = timezone(timedelta(hours=3))
+    assert await found("speakers", ann, bob) == ["asked", "told"]
+    assert await found("users", ann | {"user_id": "u"}, bob | {"user_id": "u"}) == ["asked", "told"]
+    assert await found("a day of UTC", ann, bob | {"created_at": late.astimezone(east)}) == ["asked", "told"]
+    assert await found("nobody", {}, {}) == ["asked"]
+    assert await found("one of them", ann, {}) == ["asked"]
+    assert await found("another user", ann | {"user_id": "u"}, bob | {"user_id": "v"}) == ["asked"]
+    assert await found("another day", ann | {"created_at": late}, bob | {"created_at": early}) == ["asked"]
+    assert await found("sessions", ann | {"session_id": "s"}, bob | {"session_id": "t"}) == ["asked"]
 
 
 # --- streams --------------------------------------------------------------------------------------------------------
@@ -739,6 +805,37 @@ async def test_a_stream_gives_each_once_in_batches_of_one_size(memory: AsyncMemo
             await memory.episodes.delete(*(f"e{number}" for number in range(200, 3000)))
     assert len(met) == len(set(met))
     assert {f"e{number}" for number in range(200)} <= set(met)
+
+
+async def test_skills_are_read_in_pages_with_what_was_counted_of_each(
+    memory: AsyncMemory, opened: Callable[..., AsyncMemory], place: Place
+) -> None:
+    """Neither a stream nor the first search of a process reads all that was ever counted in a scope."""
+    names = [f"skill {number} é" for number in range(250)]
+    async with memory.batch() as batch:
+        for name in names:
+            batch.skills.add(SkillMemory(skill_name=name, content="x" * 80), ttl=600 if "7" in name else None)
+    async with memory.batch() as batch:
+        for number, name in enumerate(names[:200]):
+            batch.skills.use(name, success=number % 2 == 0)
+    with place.raw() as raw:
+        others = {f"uses:{'x' * 8000}{number}": 1 for number in range(1000)}  # 8 MB
+        raw.hset("redismem:scope:{default}:meta:skills", mapping=others)
+    known: dict[str, tuple[int, int]] = {}
+    reader = opened()
+    await reader.skills.search("nothing", scope="other")
+    tracemalloc.start()
+    try:
+        async for some in memory.skills.stream(batch_size=50):
+            known |= {one.skill_name: (one.uses, one.successes) for one in some}
+        found = await reader.skills.search(limit=1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+    expected = {name: (1, int(number % 2 == 0)) if number < 200 else (0, 0) for number, name in enumerate(names)}
+    assert known == expected
+    assert {one.document.skill_name: (one.document.uses, one.document.successes) for one in found} == expected
 
 
 # --- facts that are told again --------------------------------------------------------------------------------------

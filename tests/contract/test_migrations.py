@@ -251,6 +251,23 @@ async def test_what_nobody_has_told_stays_open(memory: AsyncMemory, place: Place
     assert found.told == {"first", "origin", "low", "task"}
 
 
+async def test_an_attribute_of_a_new_name_begins_its_time_anew(memory: AsyncMemory, place: Place) -> None:
+    class Lead(BaseModel, frozen=True):
+        task: Annotated[str | None, Expires(6000)] = None
+
+    class Renamed(BaseModel, frozen=True):
+        job: Annotated[str | None, Expires(6000)] = None
+
+    @migration(Renamed, from_=1)
+    def rename(attributes: dict[str, Any]) -> dict[str, Any]:
+        return {"job": attributes.pop("task")} | attributes
+
+    await memory.records("lead", Lead).merge("42", "a", {"task": "call"})
+    lefts(place, "record:lead:a", less=3000)
+    assert await memory.records("lead", Renamed).get("42", "a") == Renamed(job="call")
+    assert 5000 < max(lefts(place, "record:lead:a")) <= 6000
+
+
 async def test_a_policy_changes(memory: AsyncMemory, place: Place) -> None:
     class Plain(BaseModel, frozen=True):
         tags: list[str] = []

@@ -291,9 +291,14 @@ async def test_documents_take_one_round_trip(place: Place, counted: Counted) -> 
         "query": lambda: facts.query("Ann"),
         "use a skill": lambda: skills.use("w", success=True),
         "search skills": lambda: skills.search("w"),
+        "stream of a page": lambda: everything(skills.stream()),
     }
     assert await counted.counts(calls) == dict.fromkeys(calls, 1)
     await rival.aclose()
+
+
+async def everything(stream: AsyncIterator[Any]) -> list[Any]:
+    return [batch async for batch in stream]
 
 
 @on_real_servers
@@ -306,6 +311,7 @@ async def test_a_search_takes_none_while_nothing_changed(place: Place) -> None:
             return await counted.count(episodes.search("Lisboa")) == 0
 
         await eventually(is_free)
+        assert await counted.count(episodes.search("Lisboa", fresh=True)) == 1
         rival = place.open()
         await rival.episodes.add(EpisodicMemory(memory_id="b", content="to Lisboa again"))
 

@@ -108,7 +108,7 @@ async def test_parameters_by_name(opens: Opens[Any]) -> None:
     assert (await episodes.get_episode_async(memory_id="e1")).memory_id == "e1"
     async with semantic.batch_operations() as batch:
         await batch.add_semantic_async(semantic=SemanticMemory(subject="a", predicate="is", object="b"))
-    assert len(await semantic.search_semantic_async(query="a", limit=5)) == 1
+    assert len(await semantic.search_semantic_async(query="a", limit=5, fresh=True)) == 1
     await skills.add_skill_async(skill=SkillMemory(skill_name="fly"))
     assert (await skills.get_skill_async(skill_name="fly")).skill_name == "fly"
 
