@@ -237,7 +237,7 @@ def read(
 ) -> Wording:
     """Understand a question; of its different words the first `most` count. `bearers`: who has a word as a name.
 
-    `phrases` are further parts of it, each of which counts as one word, and only beside others.
+    `phrases` are further parts of it, each of which counts as one of the words.
     """
     given = dict.fromkeys(word.lower() for word in words(question))
     named = {word: codes for word in given if (codes := bearers(word))}
@@ -245,10 +245,9 @@ def read(
     # who speaks is scored by itself, and those who say a name are not who bears it
     content = [word for word in bare if word not in named and word not in STOP_WORDS]
     expected = next((answer for asks, answer in _EXPECTED if asks.search(question)), None)
-    terms: list[Term] = [(forms,) for forms in _forms(content or bare, stemmer, most)]
-    if content:
-        terms += [phrase for one in phrases if (phrase := _forms(_telling(one), stemmer, most))]
-    return Wording(tuple(terms), _meant(named), expected)
+    further = [phrase for one in dict.fromkeys(phrases) if (phrase := _forms(_telling(one), stemmer, most))]
+    terms: list[Term] = [(forms,) for forms in _forms(content or ([] if further else bare), stemmer, most)]
+    return Wording((*terms, *further)[:most], _meant(named), expected)
 
 
 def _meant(named: Mapping[str, Collection[int]]) -> frozenset[int]:
@@ -261,6 +260,7 @@ def _meant(named: Mapping[str, Collection[int]]) -> frozenset[int]:
 
 
 def _telling(phrase: str) -> list[str]:
+    """The words of a phrase that tell something; there, "may" is a month."""
     return [word for word in dict.fromkeys(words(phrase.lower())) if word not in STOP_WORDS or word == "may"]
 
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from redismem.search import Document, Hashing, Index, Query, Weights
+from redismem.search import Document, Hashing, Index, Query, Weights, wording
 from redismem.search.moments import Interval, mentioned
-from redismem.search.texts import words
+from redismem.search.texts import Stemmer, words
 from tests.conversations import conversation
 from tests.dialogues import dialogue
 
@@ -278,6 +278,14 @@ def test_the_words_of_a_time_are_no_words_apart() -> None:
     assert best(said, "Which dog came, a beagle, on 8 May, 2023?") in ("said", "later")
     parts = {hit.id: hit.parts["turn"] for hit in index_of(said).search(Query("the beagle on 8 May, 2023"))}
     assert parts["later"] > parts["said"] > parts["other"]
+
+
+def test_many_times_are_as_few_words_as_others() -> None:
+    dates = [f"on {day} May {year}" for year in range(2000, 2030) for day in range(1, 20)]
+    asked = wording.read("the beagle", dates * 2, lambda _: (), Stemmer(), 32)
+    assert len(set(asked.terms)) == len(asked.terms) == 32
+    assert len(wording.read("the beagle", ["in May", "in May"], lambda _: (), Stemmer(), 32).terms) == 2
+    assert wording.read("what did she do", ["in June"], lambda _: (), Stemmer(), 32).terms == ((frozenset({"june"}),),)
 
 
 def test_a_time_when_nothing_was_said_is_its_words() -> None:
