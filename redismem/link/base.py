@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -156,6 +156,15 @@ class Link(ABC):
     async def offload(self, work: Callable[[], T]) -> T:
         """What a function gives that may take long: where tasks share this thread, it runs in another."""
         return work()
+
+    def meanwhile(self, work: Callable[[], None] | None) -> AbstractContextManager[None]:
+        """In this block, `work` is done once, if there is any, while the server answers the block's first call.
+
+        It may not be done at all, where a thread does other things anyway while it waits. What it raises is the
+        call's.
+        """
+        del work
+        return nullcontext()
 
     @abstractmethod
     def exclusive(self, key: str) -> AbstractAsyncContextManager[Exclusive]:

@@ -9,8 +9,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, cast
 
 import redis
@@ -41,6 +41,7 @@ class BlockingLink(Link):
         connection = self.connected(fresh=fresh)
         try:
             self.send(connection, commands)
+            self._work(connection)
             return self.receive(connection, commands, blocks=blocks)
         except BaseException as error:
             connection.disconnect()  # an interrupt may have left replies unread: no later caller may get them
@@ -58,6 +59,28 @@ class BlockingLink(Link):
         if self.endpoint.fails_over and Demoted in map(type, replies):
             connection.disconnect()  # the next call looks for the primary
         return replies
+
+    @contextmanager
+    def meanwhile(self, work: Callable[[], None] | None) -> Generator[None]:
+        """See `Link.meanwhile`."""
+        self._pinned.work = work
+        try:
+            yield
+        finally:
+            self._pinned.work = None
+
+    def _work(self, connection: AbstractConnection) -> None:
+        """Do what is to be done meanwhile. Should that make a call, it has a connection of its own."""
+        work: Callable[[], None] | None = getattr(self._pinned, "work", None)
+        if work is None:
+            return
+        self._pinned.work = self._pinned.connection = None
+        try:
+            work()
+        finally:
+            if self._pinned.connection is not None:
+                self._pinned.connection.disconnect()
+            self._pinned.connection = connection
 
     def exclusive(self, key: str) -> AbstractAsyncContextManager[Own]:
         """See `Link.exclusive`. Threads share one pool."""

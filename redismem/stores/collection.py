@@ -11,7 +11,7 @@ Each operation is one round trip and atomic, except `stream`, which is one for e
 import functools
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
@@ -207,14 +207,20 @@ class Collection(Effects, Generic[D]):
             for id_, (data, left, uses, successes) in zip(ids, reply, strict=True)
         ]
 
-    async def changes(self, scope: str, position: int, most: int, held: int = 0) -> Changes | None:
-        """What has changed since that change, in one round trip; None if a reader that has `held` must read anew."""
+    async def changes(
+        self, scope: str, position: int, most: int, held: int = 0, meanwhile: Callable[[], None] | None = None
+    ) -> Changes | None:
+        """What has changed since that change, in one round trip; None if a reader that has `held` must read anew.
+
+        `meanwhile`: see `Link.meanwhile`.
+        """
         key, tier = self._keys.collection(scope, self.kind), (await self._link.features()).tier
         log, meta = self._keys.collection_log(scope, self.kind), self._keys.collection_meta(scope, self.kind)
         keys = key, self._keys.deadlines(key), log, meta, self._keys.collection_vectors(scope, self.kind)
-        reply = await script("collection_changes", tier)(
-            self._link, keys, (position, most, self._embeddings.name, held)
-        )
+        with self._link.meanwhile(meanwhile):
+            reply = await script("collection_changes", tier)(
+                self._link, keys, (position, most, self._embeddings.name, held)
+            )
         if reply[0] == b"RELOAD":
             return None
         documents = [

@@ -24,7 +24,7 @@ from redismem.search.document import Query, Vector
 from redismem.search.documents import Documents
 from redismem.stores.arguments import moment, natural, number
 from redismem.stores.collection import Collection, Put, Stored
-from redismem.stores.replica import Replica, Replicas
+from redismem.stores.replica import Look, Replica, Replicas
 from redismem.stores.store import Shared
 from redismem.ttl import KEEP_TTL, TTL
 
@@ -274,8 +274,11 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     async def _search(self, scope: str, query: Query, *, fresh: bool) -> list[Result[D]]:
         _check(query)
-        replica = await self._synced(scope, fresh)
-        found = replica.search(replace(query, vector=await self._meant(replica, query.text)))
+        look = Look(replica := self._replicas.of(scope), query)
+        await self._synced(replica, fresh, None if self._embeddings else look.early)
+        if self._embeddings:  # which take a name for a word until the replica is read
+            look = Look(replica, replace(query, vector=await self._meant(replica, query.text)))
+        found = look.found()
         results = [
             Result(document, hit.score)
             for stored, hit in found
@@ -286,7 +289,7 @@ class DocumentOperations(Collection[D], Generic[D]):
 
     async def _meant(self, replica: Replica, question: str) -> Vector | None:
         """The embedding of a question; None if there is none to be had, and words have to do."""
-        if not (self._embeddings and question.strip()):
+        if not question.strip():
             return None
         try:
             vector: Vector = (await self._embeddings.of([replica.nameless(question)]))[0]
@@ -300,24 +303,22 @@ class DocumentOperations(Collection[D], Generic[D]):
     ) -> list[Stored]:
         """Of all that pass the filters, those that are worth the most."""
         natural("limit", limit)
-        replica = await self._synced(scope, fresh)
+        await self._synced(replica := self._replicas.of(scope), fresh)
         found = (stored for stored, _ in replica.search(replace(query, limit=len(replica))))
         best = heapq.nlargest(limit, found, key=worth)
         self.used(scope, [one.id for one in best])
         return best
 
-    async def _synced(self, scope: str, fresh: bool) -> Replica:
-        """With every change from before this call; if not `fresh`, L1 may say that there was none."""
-        replica = self._replicas.of(scope)
+    async def _synced(self, replica: Replica, fresh: bool, meanwhile: Callable[[], None] | None = None) -> None:
+        """See to it that every change from before this call is here; if not `fresh`, L1 may say that there was none."""
         if self._l1 is None or replica.position is None:
-            await replica.sync(self)
+            await replica.sync(self, meanwhile)
         else:
-            name = self._keys.collection(scope, self.kind)
-            await self._l1.through(name, _SYNCED, lambda: self._sync(replica), fresh=fresh)
-        return replica
+            name = self._keys.collection(replica.scope, self.kind)
+            await self._l1.through(name, _SYNCED, lambda: self._sync(replica, meanwhile), fresh=fresh)
 
-    async def _sync(self, replica: Replica) -> tuple[bool, int]:
-        await replica.sync(self)
+    async def _sync(self, replica: Replica, meanwhile: Callable[[], None] | None) -> tuple[bool, int]:
+        await replica.sync(self, meanwhile)
         return True, 0
 
     def indexed(self, page: Sequence[Stored]) -> Documents:

@@ -40,8 +40,13 @@ _BLINK: Final = 0.002
 class Source(Protocol):
     """A collection on the server."""
 
-    async def changes(self, scope: str, position: int, most: int, held: int) -> Changes | None:
-        """What has changed since a change; None if a reader that has `held` documents must read anew."""
+    async def changes(
+        self, scope: str, position: int, most: int, held: int, meanwhile: Callable[[], None] | None = None
+    ) -> Changes | None:
+        """What has changed since a change; None if a reader that has `held` documents must read anew.
+
+        `meanwhile` may be done while the server answers.
+        """
         ...
 
     async def position(self, scope: str) -> Position:
@@ -72,6 +77,7 @@ class Replica:
         self._clock = clock
         self._lock = threading.Lock()
         self._is_busy = False
+        self._is_quiet = False
         self._index = Index(weights)
         # values that refer to nothing, as the garbage collector looks at all others again and again
         self._data: dict[str, bytes] = {}
@@ -97,8 +103,16 @@ class Replica:
         left = self._until.get(id_, math.inf) - self._clock()
         return Stored(id_, self._data[id_], left, *self._counts.get(id_, (0, 0)))
 
-    async def sync(self, source: Source) -> None:
-        """See to it that every change from before this call is here. Raises `Conflict` if there are too many."""
+    @property
+    def state(self) -> tuple[Index, int | None]:
+        """Something equal only if nothing has changed."""
+        return self._index, self.position
+
+    async def sync(self, source: Source, meanwhile: Callable[[], None] | None = None) -> None:
+        """See to it that every change from before this call is here. Raises `Conflict` if there are too many.
+
+        `meanwhile` may be done while the server is asked, if it had nothing to tell the last time.
+        """
         loads = seen = 0
         while True:
             if (position := self.position) is None:
@@ -110,7 +124,9 @@ class Replica:
                 seen = 0
                 continue
             asked = self._clock()
-            changes = await source.changes(self.scope, position, _AT_ONCE, len(self))
+            early, meanwhile = meanwhile if self._is_quiet else None, None
+            changes = await source.changes(self.scope, position, _AT_ONCE, len(self), early)
+            self._is_quiet = changes is not None and not changes.documents
             await self._idle(source)
             if changes is None or len(changes.documents) <= _FEW:
                 self._follow(source, changes, position, asked)
@@ -239,6 +255,26 @@ class Replica:
                 self._forget(id_)
         if over:
             self._index.apply([], over)
+
+
+class Look:
+    """A search that may be made early, before it is known whether every change is here: if not, it is made again."""
+
+    def __init__(self, replica: Replica, query: Query) -> None:
+        self._replica, self._query = replica, query
+        self._state: tuple[Index, int | None] | None = None
+        self._found: list[tuple[Stored, Hit]] = []
+
+    def early(self) -> None:
+        """Search now."""
+        self._state = self._replica.state
+        self._found = self._replica.search(self._query)
+
+    def found(self) -> list[tuple[Stored, Hit]]:
+        """What is found, now that every change is here."""
+        if self._state != self._replica.state:
+            self.early()
+        return self._found
 
 
 async def _done(work: Future[None], source: Source) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from redismem import AsyncMemory, EpisodicMemory
 from redismem.codec import Codec
-from redismem.search import Documents, Index
+from redismem.search import Documents, Hit, Index, Query
 from redismem.stores.collection import Collection, Stored
 from redismem.stores.episodes import EpisodeOperations
 from tests.contract.flavours import Place, on_servers
@@ -153,3 +153,29 @@ async def test_much_is_taken_in_by_a_thread_while_the_rest_is_read(
     assert await ids(reader, "bird777") == ["e777"]
     assert threading.main_thread() not in where
     assert len(where) >= 3
+
+
+async def test_a_search_that_was_made_too_early_is_made_again(
+    opened: Callable[..., AsyncMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = opened(), opened()
+    looks, search = list[str](), Index.search
+
+    def noted(self: Index, query: Query) -> list[Hit]:
+        looks.append(query.text)
+        return search(self, query)
+
+    await writer.episodes.add_many(episodes(0, 5))
+    for _ in range(3):  # the server has nothing to tell any more
+        assert await ids(reader, "bird3") == ["e3"]
+    monkeypatch.setattr(Index, "search", noted)
+    assert await ids(reader, "bird3") == ["e3"]
+    assert looks == ["bird3"]
+    await writer.episodes.delete("e3")
+    assert await ids(reader, "bird3") == []
+    assert len(looks) <= 3
+    for number in range(5, 8):  # while others write, it is not made early
+        looks.clear()
+        await writer.episodes.add_many(episodes(number, number + 1))
+        assert await ids(reader, f"bird{number}") == [f"e{number}"]
+        assert len(looks) == 1
