@@ -56,9 +56,18 @@ class Name(Generic[F]):
 
     def call(self, store: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the operation of this store."""
-        if self._parameters:
-            kwargs = {self._parameters.get(name, name): value for name, value in kwargs.items()}
-        return getattr(store, self._body.__name__)(*args, **kwargs)
+        return self.bound(store)(*args, **kwargs)
+
+    def bound(self, store: Any) -> Callable[..., Any]:
+        """The operation of this store."""
+        operation: Callable[..., Any] = getattr(store, self._body.__name__)
+        if not self._parameters:
+            return operation
+
+        def renaming(*args: Any, **kwargs: Any) -> Any:
+            return operation(*args, **{self._parameters.get(name, name): value for name, value in kwargs.items()})
+
+        return renaming
 
     def _renamed(self) -> inspect.Signature:
         ours = {theirs: name for name, theirs in self._parameters.items()}
@@ -138,11 +147,12 @@ class NamedBatch:
     def __getattr__(self, name: str) -> Callable[..., "Enlisted"]:
         if name not in self._table:
             raise AttributeError(name)
-        named = self._table[name]
+        operation, result = self._table[name].bound(self._store), self._table[name].result
 
         def enlist(*args: Any, **kwargs: Any) -> Enlisted:
-            self._enlisted.append(Enlisted(named.call(self._store, *args, **kwargs), named.result))
-            return self._enlisted[-1]
+            enlisted = Enlisted(operation(*args, **kwargs), result)
+            self._enlisted.append(enlisted)
+            return enlisted
 
         setattr(self, name, enlist)  # it is found sooner the next time
         return enlist
@@ -157,6 +167,8 @@ class NamedBatch:
 
 class Enlisted:
     """An operation of a batch. It is in the batch already; awaiting it gives itself."""
+
+    __slots__ = ("_handle", "_result")
 
     def __init__(self, handle: Handle[Any], result: Callable[[Any], Any]) -> None:
         self._handle = handle

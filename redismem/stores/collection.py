@@ -271,7 +271,9 @@ class Collection(Effects, Generic[D]):
             for name, value in vars(document).items()
             if value != defaults.get(name)
         }
-        return self._codec.encode(attributes if told is None else attributes | {"told": told})
+        if told is not None:
+            attributes["told"] = told
+        return self._codec.encode(attributes)
 
     def told(self, data: bytes) -> int | None:
         """`Put.told` of a document that is stored. Raises `DecodeError`."""

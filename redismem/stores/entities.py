@@ -26,7 +26,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from types import NoneType
 from typing import Any, Final, Generic, TypeVar, cast, get_args, get_origin
@@ -123,6 +123,8 @@ class EntityOperations(Effects, Generic[S]):
     def __init__(self, shared: Shared, model: type[S]) -> None:
         super().__init__(shared)
         self.model = model
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise SchemaError(f"{model!r} is no model of entities: give a pydantic model with lists of them")
         self._kinds = _kinds_of(model)
 
     @op
@@ -429,12 +431,13 @@ class EntityBatch(EntityOperations[S], BatchedStore):
         return EntityBatch(self._shared, model)
 
 
-def _kinds_of(model: type[BaseModel]) -> list[Kind]:
+@cache  # each batch asks
+def _kinds_of(model: type[BaseModel]) -> tuple[Kind, ...]:
     """The lists of entities of a model. Raises `SchemaError` if it has none, or anything else."""
     by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
     if not by_name and any(info.validation_alias is not None for info in model.model_fields.values()):
         raise SchemaError(f"{model.__name__} has an alias: have it accept names too, by populate_by_name")
-    kinds = [_kind(model, name, info.annotation) for name, info in model.model_fields.items()]
+    kinds = tuple(_kind(model, name, info.annotation) for name, info in model.model_fields.items())
     if not kinds:
         raise SchemaError(f"{model.__name__} has no list of entities; see redismem.stores.identity")
     return kinds

@@ -504,6 +504,13 @@ async def test_marks_within_a_union_are_marks(people: AsyncEntityStore[People]) 
 
 
 @on_servers
+@pytest.mark.parametrize("model", [int, [SimpleMemory], SimpleMemory(), "contacts"])
+async def test_what_is_no_model_is_refused(memory: AsyncMemory, model: Any) -> None:
+    with pytest.raises(SchemaError, match="no model of entities"):
+        memory.entities.of(model)
+
+
+@on_servers
 async def test_what_a_memory_would_lose_is_refused(memory: AsyncMemory) -> None:
     class Dictionary(BaseModel):
         flights: dict[str, Flight] = {}
