@@ -15,14 +15,12 @@ from bench.measure import Spread
 from bench.report import Bound, Result
 from bench.search import bare_fts5, bare_search
 from bench.setting import Bench
-from redismem.search import Callable, Document, Embedder, Hashing, Index, Query
+from redismem.search import Callable, Document, Embedder, Hashing, Query
 from redismem.search.texts import words
-from tests.conversations import Question
+from tests.conversations import Talk, recall
 from tests.dialogues import PAIRS, dialogue
 
 CONTEXT: Final = 0.70 / 0.55
-
-Dialogue = tuple[list[Document], list[Question]]
 
 
 def context(bench: Bench) -> Iterator[Result]:
@@ -53,26 +51,19 @@ def _rows(bench: Bench, name: str, embedder: Embedder | None, bound: float | Non
         )
 
 
-def _recall(dialogues: Sequence[Dialogue], embedder: Embedder | None) -> float:
-    found = asked = 0
-    for documents, questions in dialogues:
-        index = Index()
-        index.apply(_embedded(documents, embedder), [])
-        for question in questions:
-            vector = None if embedder is None else embedder.embed([index.nameless(question.text)])[0]
-            found += question.evidence in [hit.id for hit in index.search(Query(question.text, vector))]
-        asked += len(questions)
-    return found / asked
-
-
-def _embedded(documents: list[Document], embedder: Embedder | None) -> list[Document]:
+def _recall(dialogues: Sequence[Talk], embedder: Embedder | None) -> float:
     if embedder is None:
-        return documents
+        return recall(dialogues)
+    talks = [(_embedded(documents, embedder), questions) for documents, questions in dialogues]
+    return recall(talks, asking=lambda index, text: Query(text, vector=embedder.embed([index.nameless(text)])[0]))
+
+
+def _embedded(documents: list[Document], embedder: Embedder) -> list[Document]:
     vectors = embedder.embed([document.text for document in documents])
     return [replace(document, vector=vector) for document, vector in zip(documents, vectors, strict=True)]
 
 
-def _bare_recall(dialogues: Sequence[Dialogue]) -> float:
+def _bare_recall(dialogues: Sequence[Talk]) -> float:
     found = asked = 0
     for documents, questions in dialogues:
         bare = bare_fts5(documents)

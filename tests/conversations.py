@@ -5,10 +5,11 @@ Talk about a thing often names it once, then goes on with "it". Questions use ot
 """
 
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from redismem.search import Document
+from redismem.search import Document, Index, Query, Weights
 
 PEOPLE = ("Caleb", "Mirela")
 DEEDS = {
@@ -69,7 +70,30 @@ class Question:
     evidence: str
 
 
-def conversation(seed: int, sessions: int = 25, talks: int = 4) -> tuple[list[Document], list[Question]]:
+Talk = tuple[list[Document], list[Question]]
+
+
+def by_words(index: Index, question: str) -> Query:
+    """A question as it is, to an index."""
+    del index
+    return Query(question)
+
+
+def recall(
+    talks: Iterable[Talk], weights: Weights | None = None, asking: Callable[[Index, str], Query] = by_words
+) -> float:
+    """Of the evidence, how much is in the first ten."""
+    found = asked = 0
+    for documents, questions in talks:
+        index = Index(weights)
+        index.apply(documents, [])
+        for question in questions:
+            found += question.evidence in [hit.id for hit in index.search(asking(index, question.text))]
+        asked += len(questions)
+    return found / asked
+
+
+def conversation(seed: int, sessions: int = 25, talks: int = 4) -> Talk:
     """What was said, and what can be asked about it."""
     draw = random.Random(seed)
     documents: list[Document] = []

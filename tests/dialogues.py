@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from redismem.search import Document
-from tests.conversations import Question
+from tests.conversations import Question, Talk
 
 PAIRS = (("Ines", "Tomas"), ("Greta", "Pavel"), ("Noor", "Silas"), ("Wanda", "Otto"))
 SESSIONS = 20
@@ -331,7 +331,7 @@ You always know what to say, {other}.
 """.strip().splitlines()
 
 
-def dialogue(seed: int, *, other_words: bool = False) -> tuple[list[Document], list[Question]]:
+def dialogue(seed: int, *, other_words: bool = False) -> Talk:
     """What a pair of people said, and what can be asked about it, in words of the talk or in other ones."""
     draw, people = random.Random(seed), PAIRS[seed % len(PAIRS)]
     talks = [talk.splitlines() for talk in TALKS.strip().split("\n\n")]

@@ -250,6 +250,16 @@ def read(
     return Wording((*terms, *further)[:most], _meant(named), expected)
 
 
+def nameless(question: str, bearers: Callable[[str], Collection[int]]) -> str:
+    """The question without the names of those who speak, for an embedder.
+
+    Who speaks is scored by itself, and the texts that are most like a question with a name in it are those that
+    address somebody by that name. A question that is nothing but names stays as it is.
+    """
+    left = _NAMELIKE.sub(lambda match: "" if bearers(match[1].lower()) else match[0], composed(question))
+    return left if words(left) else question
+
+
 def _meant(named: Mapping[str, Collection[int]]) -> frozenset[int]:
     """Of those who share a name, the ones of whose names the most is said: "Ann Smith" is not all of the Smiths."""
     said = Counter(code for codes in named.values() for code in codes)
@@ -262,16 +272,6 @@ def _meant(named: Mapping[str, Collection[int]]) -> frozenset[int]:
 def _telling(phrase: str) -> list[str]:
     """The words of a phrase that tell something; there, "may" is a month."""
     return [word for word in dict.fromkeys(words(phrase.lower())) if word not in STOP_WORDS or word == "may"]
-
-
-def nameless(question: str, bearers: Callable[[str], Collection[int]]) -> str:
-    """The question without the names of those who speak, for an embedder.
-
-    Who speaks is scored by itself, and the texts that are most like a question with a name in it are those that
-    address somebody by that name. A question that is nothing but names stays as it is.
-    """
-    left = _NAMELIKE.sub(lambda match: "" if bearers(match[1].lower()) else match[0], composed(question))
-    return left if words(left) else question
 
 
 def _forms(given: Sequence[str], stemmer: Stemmer, most: int) -> tuple[frozenset[str], ...]:

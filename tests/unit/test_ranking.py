@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,59 +12,49 @@ import pytest
 from redismem.search import Document, Hashing, Index, Query, Weights, wording
 from redismem.search.moments import Interval, mentioned
 from redismem.search.texts import Stemmer, words
-from tests.conversations import conversation
+from tests.conversations import Talk, conversation, recall
 from tests.dialogues import dialogue
 
 NOW = datetime(2024, 3, 15, 12, tzinfo=UTC).timestamp()
 ALONE = Weights(session=0, before=(0, 0), after=(0, 0), speaker=0, time=0, answer=0)
 
 
-def recall(weights: Weights) -> float:
-    """Of the evidence, how much is in the first ten."""
-    found = asked = 0
+def conversations() -> Iterator[Talk]:
     for seed in range(3):
         documents, questions = conversation(seed)
-        index = Index(weights)
-        index.apply(random.Random(seed).sample(documents, len(documents)), [])
-        for question in questions:
-            found += question.evidence in [hit.id for hit in index.search(Query(question.text))]
-        asked += len(questions)
-    return found / asked
+        yield random.Random(seed).sample(documents, len(documents)), questions
 
 
-def found_in_dialogues(weights: Weights | None = None, *, names: bool | None = None) -> float:
-    """Of the evidence, how much is in the first ten: by words, or by `Hashing`, with the names in questions or not."""
-    found = asked = 0
+def dialogues() -> Iterator[Talk]:
     for seed in range(2):
         documents, questions = dialogue(seed)
-        if names is not None:
-            vectors = Hashing().embed([one.text for one in documents])
-            documents = [replace(one, vector=vector) for one, vector in zip(documents, vectors, strict=True)]
-        index = Index(weights)
-        index.apply(documents, [])
-        for question in questions:
-            query = Query(question.text)
-            if names is not None:
-                text = question.text if names else index.nameless(question.text)
-                query = Query(vector=Hashing().embed([text])[0])
-            found += question.evidence in [hit.id for hit in index.search(query)]
-        asked += len(questions)
-    return found / asked
+        vectors = Hashing().embed([one.text for one in documents])
+        yield [replace(one, vector=vector) for one, vector in zip(documents, vectors, strict=True)], questions
+
+
+def named(index: Index, question: str) -> Query:
+    del index
+    return Query(vector=Hashing().embed([question])[0])
+
+
+def nameless(index: Index, question: str) -> Query:
+    return named(index, index.nameless(question))
 
 
 def test_evidence_is_found_in_dialogues() -> None:
-    assert found_in_dialogues(ALONE) < 0.75
-    assert found_in_dialogues() > 0.95
+    assert recall(dialogues(), ALONE) < 0.75
+    assert recall(dialogues()) > 0.95
 
 
 def test_vectors_find_more_when_questions_come_without_names() -> None:
-    assert found_in_dialogues(names=False) > found_in_dialogues(names=True) + 0.05
+    assert recall(dialogues(), asking=nameless) > recall(dialogues(), asking=named) + 0.05
 
 
 def test_each_part_of_the_context_finds_more() -> None:
     neighbours = replace(ALONE, before=Weights().before, after=Weights().after)
     found = [
-        recall(weights) for weights in (ALONE, neighbours, replace(neighbours, session=0.5, speaker=0.5), Weights())
+        recall(conversations(), weights)
+        for weights in (ALONE, neighbours, replace(neighbours, session=0.5, speaker=0.5), Weights())
     ]
     assert found == sorted(found)
     assert found[1] > found[0] + 0.1
